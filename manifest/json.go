@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Fields are the fields of a JSON object by name, each as it was written.
+type Fields map[string]json.RawMessage
+
+const hexDigits = "0123456789abcdef"
+
+// AppendJSONString appends s as a JSON string in the way of Rust's serde_json,
+// which eunomia-bpf's tools write: only the quote, the backslash and bytes
+// below 0x20 are escaped. (encoding/json would also escape U+2028, and by
+// default < > &.) Bytes that are not UTF-8 become U+FFFD, so that the result is
+// always valid JSON.
+func AppendJSONString(dst []byte, s string) []byte {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c >= 0x20 && c != '"' && c != '\\' {
+			continue
+		}
+		dst = append(dst, s[start:i]...)
+		start = i + 1
+		switch c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case '\b':
+			dst = append(dst, '\\', 'b')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\f':
+			dst = append(dst, '\\', 'f')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	dst = append(dst, s[start:]...)
+	return append(dst, '"')
+}
+
+// encode appends v as compact JSON with the keys of every object sorted
+// bytewise and strings as [AppendJSONString] writes them.
+func encode(dst []byte, v reflect.Value) ([]byte, error) {
+	switch v.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if v.IsNil() {
+			return append(dst, "null"...), nil
+		}
+		return encode(dst, v.Elem())
+	case reflect.Bool:
+		if v.Bool() {
+			return append(dst, "true"...), nil
+		}
+		return append(dst, "false"...), nil
+	case reflect.String:
+		return AppendJSONString(dst, v.String()), nil
+	case reflect.Slice:
+		if raw, ok := v.Interface().(json.RawMessage); ok {
+			return appendSorted(dst, raw)
+		}
+		if v.IsNil() {
+			return append(dst, "null"...), nil
+		}
+		dst = append(dst, '[')
+		for i := range v.Len() {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			var err error
+			if dst, err = encode(dst, v.Index(i)); err != nil {
+				return nil, err
+			}
+		}
+		return append(dst, ']'), nil
+	case reflect.Struct:
+		fields, err := fieldsOf(v)
+		if err != nil {
+			return nil, err
+		}
+		return appendFields(dst, fields), nil
+	default:
+		b, err := json.Marshal(v.Interface())
+		if err != nil {
+			return nil, err
+		}
+		return append(dst, b...), nil
+	}
+}
+
+// appendSorted appends raw in compact form with sorted keys. Numbers keep
+// their text; of equal keys the last wins.
+func appendSorted(dst []byte, raw []byte) ([]byte, error) {
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 {
+		return append(dst, "null"...), nil
+	}
+	switch raw[0] {
+	case '{':
+		var fields Fields
+		if err := json.Unmarshal(raw, &fields); err != nil {
+			return nil, err
+		}
+		for name, value := range fields {
+			sorted, err := appendSorted(nil, value)
+			if err != nil {
+				return nil, err
+			}
+			fields[name] = sorted
+		}
+		return appendFields(dst, fields), nil
+	case '[':
+		var items []json.RawMessage
+		if err := json.Unmarshal(raw, &items); err != nil {
+			return nil, err
+		}
+		dst = append(dst, '[')
+		for i, item := range items {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			var err error
+			if dst, err = appendSorted(dst, item); err != nil {
+				return nil, err
+			}
+		}
+		return append(dst, ']'), nil
+	case '"':
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return nil, err
+		}
+		return AppendJSONString(dst, s), nil
+	default:
+		return append(dst, raw...), nil
+	}
+}
+
+func appendFields(dst []byte, fields Fields) []byte {
+	dst = append(dst, '{')
+	for i, name := range slices.Sorted(maps.Keys(fields)) {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = AppendJSONString(dst, name)
+		dst = append(dst, ':')
+		dst = append(dst, fields[name]...)
+	}
+	return append(dst, '}')
+}
+
+// An object's Go fields are named by their json tag. A field is required when
+// it is read and always written; with the option "optional" it may be absent
+// when it is read, with "omitzero" also a zero value is not written. A field of
+// type Fields holds what the type does not know.
+var fieldsType = reflect.TypeFor[Fields]()
+
+type structField struct {
+	index    int
+	name     string
+	optional bool
+	omitZero bool
+}
+
+func structFields(t reflect.Type) (known []structField, extra int) {
+	extra = -1
+	for i := range t.NumField() {
+		f := t.Field(i)
+		if f.Type == fieldsType {
+			extra = i
+			continue
+		}
+		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		known = append(known, structField{
+			index:    i,
+			name:     name,
+			optional: options != "",
+			omitZero: options == "omitzero",
+		})
+	}
+	return known, extra
+}
+
+func fieldsOf(v reflect.Value) (Fields, error) {
+	fields := Fields{}
+	known, extra := structFields(v.Type())
+	if extra >= 0 {
+		for name, raw := range v.Field(extra).Interface().(Fields) {
+			sorted, err := appendSorted(nil, raw)
+			if err != nil {
+				return nil, fmt.Errorf("encode field %s: %w", name, err)
+			}
+			fields[name] = sorted
+		}
+	}
+	for _, f := range known {
+		value := v.Field(f.index)
+		if f.omitZero && value.IsZero() {
+			continue
+		}
+		b, err := encode(nil, value)
+		if err != nil {
+			return nil, fmt.Errorf("encode field %s: %w", f.name, err)
+		}
+		fields[f.name] = b
+	}
+	return fields, nil
+}
+
+// decodeObject fills the struct that v points to from a JSON object and puts
+// the fields that it does not know into its Fields.
+func decodeObject(data []byte, v any) error {
+	var fields Fields
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return err
+	}
+	if fields == nil {
+		return fmt.Errorf("expected an object, got null")
+	}
+	target := reflect.ValueOf(v).Elem()
+	known, extra := structFields(target.Type())
+	for _, f := range known {
+		raw, ok := fields[f.name]
+		if !ok {
+			if !f.optional {
+				return fmt.Errorf("missing field `%s`", f.name)
+			}
+			continue
+		}
+		if err := json.Unmarshal(raw, target.Field(f.index).Addr().Interface()); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		delete(fields, f.name)
+	}
+	if extra >= 0 && len(fields) > 0 {
+		target.Field(extra).Set(reflect.ValueOf(fields))
+	}
+	return nil
+}
+
+func encodeObject(v any) ([]byte, error) {
+	return encode(nil, reflect.ValueOf(v))
+}

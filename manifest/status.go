@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// StatusKey is the key of the one-line JSON object in which an instance says
+// on stderr how it is: {"ebpm.io/status": {...}}.
+const StatusKey = "ebpm.io/status"
+
+// The events of a [Status].
+const (
+	StatusAttached = "attached" // every program is attached
+	StatusLost     = "lost"     // events were lost since the record before
+	StatusDetached = "detached" // nothing is attached any more
+)
+
+// Status is what an instance says about itself at attach, at loss and at its
+// end.
+type Status struct {
+	Event string    `json:"event"`
+	Time  time.Time `json:"time"`
+	// Kernel is the release of the running kernel, as uname -r prints it.
+	Kernel   string          `json:"kernel,omitempty"`
+	Programs []ProgramStatus `json:"programs,omitempty"`
+	// Lost counts, since the start, the events that did not reach the output,
+	// by the name of their map.
+	Lost map[string]uint64 `json:"lost,omitempty"`
+	// Malformed counts events that did not fit their type, by map.
+	Malformed map[string]uint64 `json:"malformed,omitempty"`
+}
+
+// ProgramStatus is one attached program.
+type ProgramStatus struct {
+	Name string `json:"name"`
+	// Section is the ELF section, which says the hook.
+	Section string `json:"section"`
+	// Target is what the program was attached to, such as eth0.
+	Target string `json:"target,omitempty"`
+}
+
+// EncodeStatus returns s as the line that an instance prints, without newline.
+func EncodeStatus(s Status) ([]byte, error) {
+	b, err := json.Marshal(map[string]Status{StatusKey: s})
+	if err != nil {
+		return nil, fmt.Errorf("encode status: %w", err)
+	}
+	return b, nil
+}
+
+// DecodeStatus reads a line of an instance's stderr; ok is false when the line
+// is something else.
+func DecodeStatus(line []byte) (s Status, ok bool) {
+	var record map[string]Status
+	if len(line) == 0 || line[0] != '{' || json.Unmarshal(line, &record) != nil {
+		return Status{}, false
+	}
+	s, ok = record[StatusKey]
+	return s, ok && len(record) == 1
+}
