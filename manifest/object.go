@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"math/bits"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+)
+
+// Object is what an eBPF object holds, read from its ELF and BTF.
+type Object struct {
+	Programs []Program
+	Maps     []Map
+	// Spec is the parsed object.
+	Spec *ebpf.CollectionSpec
+}
+
+// Program is one program of an object.
+type Program struct {
+	Name string `json:"name"`
+	// Section is the ELF section without a leading ?.
+	Section string `json:"section"`
+	// Type is the kernel's program type, as cilium/ebpf prints it.
+	Type string `json:"type"`
+	// Target is what follows the hook in the section, such as
+	// syscalls/sys_enter_openat.
+	Target string `json:"target,omitempty"`
+}
+
+// Role says what a map is for.
+type Role string
+
+// The roles.
+const (
+	RoleExport Role = "export" // events for user space
+	RoleState  Role = "state"  // what the program remembers
+	RoleData   Role = "data"   // global variables
+)
+
+// Map is one map of an object.
+type Map struct {
+	Name string `json:"name"`
+	// Type is the kernel's map type, as cilium/ebpf prints it.
+	Type       string `json:"type"`
+	KeySize    uint32 `json:"keySize"`   // bytes
+	ValueSize  uint32 `json:"valueSize"` // bytes
+	MaxEntries uint32 `json:"maxEntries"`
+	Role       Role   `json:"role"`
+}
+
+// Inspect reads an object of at most [MaxObjectSize] bytes. It looks at bytes
+// only; nothing is loaded.
+func Inspect(object []byte) (*Object, error) {
+	if len(object) > MaxObjectSize {
+		return nil, fmt.Errorf("read object: %d bytes, at most %d are allowed", len(object), MaxObjectSize)
+	}
+	if len(object) == 0 {
+		return nil, errors.New("read object: it is empty")
+	}
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	if err != nil {
+		return nil, fmt.Errorf("read object: %w", err)
+	}
+	o := &Object{Spec: spec, Programs: []Program{}, Maps: []Map{}}
+	for _, name := range slices.Sorted(maps.Keys(spec.Programs)) {
+		p := spec.Programs[name]
+		section := strings.TrimPrefix(p.SectionName, "?")
+		_, target, _ := strings.Cut(section, "/")
+		o.Programs = append(o.Programs, Program{Name: name, Section: section, Type: p.Type.String(), Target: target})
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Maps)) {
+		m := spec.Maps[name]
+		o.Maps = append(o.Maps, Map{
+			Name:       name,
+			Type:       m.Type.String(),
+			KeySize:    m.KeySize,
+			ValueSize:  m.ValueSize,
+			MaxEntries: m.MaxEntries,
+			Role:       roleOf(name, m.Type),
+		})
+	}
+	return o, nil
+}
+
+func roleOf(name string, t ebpf.MapType) Role {
+	switch {
+	case strings.HasPrefix(name, "."):
+		return RoleData
+	case t == ebpf.RingBuf || t == ebpf.PerfEventArray:
+		return RoleExport
+	default:
+		return RoleState
+	}
+}
+
+// perCPU reports whether the kernel keeps one value a CPU.
+func perCPU(t ebpf.MapType) bool {
+	switch t {
+	case ebpf.PerCPUArray, ebpf.PerCPUHash, ebpf.LRUCPUHash, ebpf.PerCPUCGroupStorage:
+		return true
+	}
+	return false
+}
+
+// MemoryBytes returns about how much kernel memory the maps take with that many
+// CPUs. They are charged to the process that creates them. What does not fit a
+// uint64 is its largest value.
+func (o *Object) MemoryBytes(cpus int) uint64 {
+	// A hash entry of the kernel carries its links and hash beside key and value.
+	const entryOverhead = 64
+	var total uint64
+	for _, m := range o.Spec.Maps {
+		// The buffer of a ring is its max_entries in bytes.
+		size := uint64(1)
+		if m.Type != ebpf.RingBuf {
+			size = uint64(m.ValueSize)
+			if perCPU(m.Type) {
+				size *= uint64(cpus)
+			}
+			size += uint64(m.KeySize) + entryOverhead
+		}
+		overflow, product := bits.Mul64(uint64(m.MaxEntries), size)
+		sum, carry := bits.Add64(total, product, 0)
+		if overflow != 0 || carry != 0 {
+			return math.MaxUint64
+		}
+		total = sum
+	}
+	return total
+}
+
+// helpersOf returns the names of the kernel functions that p calls, as
+// cilium/ebpf spells them (FnTracePrintk).
+func helpersOf(p *ebpf.ProgramSpec) []string {
+	seen := map[string]bool{}
+	for _, ins := range p.Instructions {
+		if ins.IsBuiltinCall() {
+			seen[asm.BuiltinFunc(ins.Constant).String()] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(seen))
+}
+
+// relocates reports whether p is relocated against the kernel's types.
+func relocates(p *ebpf.ProgramSpec) bool {
+	for i := range p.Instructions {
+		if btf.CORERelocationMetadata(&p.Instructions[i]) != nil {
+			return true
+		}
+	}
+	return false
+}

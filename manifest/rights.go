@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/cilium/ebpf"
+)
+
+// Hook is a place in the kernel that a program attaches to.
+type Hook string
+
+// The hooks, by the words that are their ELF sections' prefixes.
+const (
+	HookTracepoint    Hook = "tracepoint"
+	HookRawTracepoint Hook = "raw_tp"
+	HookUprobe        Hook = "uprobe"
+	HookXDP           Hook = "xdp"
+)
+
+// Needs is what an object asks of the kernel and of whoever starts it.
+type Needs struct {
+	Rights   Rights   `json:"rights"`
+	Features Features `json:"features"`
+}
+
+// Features are the kernel features that an object uses, sorted.
+type Features struct {
+	ProgramTypes []string `json:"programTypes"`
+	MapTypes     []string `json:"mapTypes"`
+	AttachTypes  []string `json:"attachTypes"`
+	// Helpers are kernel functions as cilium/ebpf spells them (FnTracePrintk).
+	Helpers []string `json:"helpers"`
+	// BTF is true when the object is relocated against the kernel's types
+	// (CO-RE), so that the kernel's BTF must be there.
+	BTF bool `json:"btf"`
+}
+
+func (f Features) equal(g Features) bool {
+	return slices.Equal(f.ProgramTypes, g.ProgramTypes) && slices.Equal(f.MapTypes, g.MapTypes) &&
+		slices.Equal(f.AttachTypes, g.AttachTypes) && slices.Equal(f.Helpers, g.Helpers) && f.BTF == g.BTF
+}
+
+// Rights are what a runner must be allowed, beyond nothing.
+type Rights struct {
+	// Capabilities are without CAP_, sorted.
+	Capabilities []string `json:"capabilities"`
+	// HostNetwork is for hooks on interfaces: without it they would attach to
+	// those of the Pod.
+	HostNetwork bool `json:"hostNetwork,omitempty"`
+	// Mounts are folders of the node, sorted by path.
+	Mounts []Mount `json:"mounts,omitempty"`
+}
+
+// Mount is a folder of the node that a runner sees, always read-only.
+type Mount struct {
+	HostPath  string `json:"hostPath"`
+	MountPath string `json:"mountPath"`
+}
+
+// Equal reports whether two rights allow the same.
+func (r Rights) Equal(s Rights) bool {
+	return slices.Equal(r.Capabilities, s.Capabilities) && r.HostNetwork == s.HostNetwork && slices.Equal(r.Mounts, s.Mounts)
+}
+
+// String returns r in one line, for plans and errors.
+func (r Rights) String() string {
+	words := []string{strings.Join(r.Capabilities, "+")}
+	if r.HostNetwork {
+		words = append(words, "hostNetwork")
+	}
+	for _, m := range r.Mounts {
+		words = append(words, m.HostPath+" (read-only)")
+	}
+	return strings.Join(words, ", ")
+}
+
+// HostRoot is where a runner in a Pod finds the node's files.
+const HostRoot = "/host"
+
+var (
+	// The format and the id of a tracepoint are files of tracefs.
+	mountTracefs = Mount{HostPath: "/sys/kernel/tracing", MountPath: "/sys/kernel/tracing"}
+	// A uprobe names a file of the node.
+	mountHostRoot = Mount{HostPath: "/", MountPath: HostRoot}
+)
+
+// hookRights is the one table of rights: what a hook that this version attaches
+// needs. A hook without a row is refused.
+var hookRights = map[Hook]struct {
+	rights Rights
+	// before adds a capability on kernels older than a version.
+	before map[string]string
+	// tracing is the capability that the hook's programs need as soon as they
+	// call a helper that reads kernel memory or writes to the trace pipe.
+	tracing string
+}{
+	// BPF loads, PERFMON lets a program read the kernel's memory.
+	HookTracepoint:    {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
+	HookRawTracepoint: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	// Before uprobe.multi (6.6) a uprobe is a perf event of its own kind, which
+	// the kernel gives to SYS_ADMIN only.
+	HookUprobe: {
+		rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}},
+		before: map[string]string{"6.6.0": "SYS_ADMIN"},
+	},
+	// NET_ADMIN attaches to an interface, which must be the node's own.
+	HookXDP: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+}
+
+// Hooks returns the hooks that have a row in the table of rights, sorted.
+func Hooks() []Hook {
+	return slices.Sorted(maps.Keys(hookRights))
+}
+
+// HookOf returns the hook of a program. The error of a hook that this version
+// does not attach is of [KindPrecondition] and names it.
+func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
+	section := strings.TrimPrefix(p.SectionName, "?")
+	prefix, _, _ := strings.Cut(section, "/")
+	switch p.Type {
+	case ebpf.TracePoint:
+		return HookTracepoint, nil
+	case ebpf.RawTracepoint:
+		return HookRawTracepoint, nil
+	case ebpf.XDP:
+		return HookXDP, nil
+	case ebpf.Kprobe:
+		// uprobes share the kernel's program type with kprobes.
+		switch strings.TrimSuffix(strings.TrimSuffix(prefix, ".s"), ".multi") {
+		case "uprobe", "uretprobe":
+			return HookUprobe, nil
+		}
+	}
+	return "", WithKind(KindPrecondition,
+		fmt.Errorf("program %s: section %q: this version of ebpm does not attach %s programs of that section", p.Name, section, p.Type),
+		fmt.Sprintf("It attaches: %s.", joinHooks(Hooks())))
+}
+
+func joinHooks(hooks []Hook) string {
+	var words []string
+	for _, h := range hooks {
+		words = append(words, string(h))
+	}
+	return strings.Join(words, ", ")
+}
+
+// readsKernel reports whether a helper makes the kernel ask for PERFMON.
+func readsKernel(helper string) bool {
+	for _, prefix := range []string{"FnTracePrintk", "FnTraceVprintk", "FnProbeRead", "FnGetCurrentTask", "FnSnprintf"} {
+		if strings.HasPrefix(helper, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// Needs derives what o asks for on a current kernel.
+func (o *Object) Needs() (Needs, error) {
+	return o.NeedsOn("")
+}
+
+// NeedsOn derives what o asks for when the oldest kernel that it is to run on
+// has that release; "" is a current one.
+func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
+	capabilities := map[string]bool{}
+	mounts := map[Mount]bool{}
+	programTypes, mapTypes, attachTypes, helpers := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
+	var needs Needs
+	for _, name := range slices.Sorted(maps.Keys(o.Spec.Programs)) {
+		p := o.Spec.Programs[name]
+		hook, err := HookOf(p)
+		if err != nil {
+			return Needs{}, err
+		}
+		row := hookRights[hook]
+		for _, c := range row.rights.Capabilities {
+			capabilities[c] = true
+		}
+		for _, m := range row.rights.Mounts {
+			mounts[m] = true
+		}
+		for version, c := range row.before {
+			if oldestKernel == "" {
+				continue
+			}
+			kernel, err := KernelVersion(oldestKernel)
+			if err != nil {
+				return Needs{}, err
+			}
+			if kernel.LessThan(semver.MustParse(version)) {
+				capabilities[c] = true
+			}
+		}
+		needs.Rights.HostNetwork = needs.Rights.HostNetwork || row.rights.HostNetwork
+		for _, helper := range helpersOf(p) {
+			helpers[helper] = true
+			if row.tracing != "" && readsKernel(helper) {
+				capabilities[row.tracing] = true
+			}
+		}
+		programTypes[p.Type.String()] = true
+		if p.AttachType != ebpf.AttachNone {
+			attachTypes[p.AttachType.String()] = true
+		}
+		needs.Features.BTF = needs.Features.BTF || relocates(p)
+	}
+	for _, m := range o.Spec.Maps {
+		mapTypes[m.Type.String()] = true
+	}
+	needs.Rights.Capabilities = slices.Sorted(maps.Keys(capabilities))
+	needs.Rights.Mounts = slices.SortedFunc(maps.Keys(mounts), func(a, b Mount) int { return strings.Compare(a.HostPath, b.HostPath) })
+	needs.Features.ProgramTypes = slices.Sorted(maps.Keys(programTypes))
+	needs.Features.MapTypes = slices.Sorted(maps.Keys(mapTypes))
+	needs.Features.AttachTypes = slices.Sorted(maps.Keys(attachTypes))
+	needs.Features.Helpers = slices.Sorted(maps.Keys(helpers))
+	return needs, nil
+}
+
+// Exclusive returns the first program of o whose hook the kernel gives to one
+// program at a time, or "". Such a program cannot run beside its successor.
+func (o *Object) Exclusive() string {
+	for _, name := range slices.Sorted(maps.Keys(o.Spec.Programs)) {
+		if o.Spec.Programs[name].Type == ebpf.XDP {
+			return name
+		}
+	}
+	return ""
+}
