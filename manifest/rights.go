@@ -216,12 +216,12 @@ func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
 	for _, m := range o.Spec.Maps {
 		mapTypes[m.Type.String()] = true
 	}
-	needs.Rights.Capabilities = slices.Sorted(maps.Keys(capabilities))
+	needs.Rights.Capabilities = sortedKeys(capabilities)
 	needs.Rights.Mounts = slices.SortedFunc(maps.Keys(mounts), func(a, b Mount) int { return strings.Compare(a.HostPath, b.HostPath) })
-	needs.Features.ProgramTypes = slices.Sorted(maps.Keys(programTypes))
-	needs.Features.MapTypes = slices.Sorted(maps.Keys(mapTypes))
-	needs.Features.AttachTypes = slices.Sorted(maps.Keys(attachTypes))
-	needs.Features.Helpers = slices.Sorted(maps.Keys(helpers))
+	needs.Features.ProgramTypes = sortedKeys(programTypes)
+	needs.Features.MapTypes = sortedKeys(mapTypes)
+	needs.Features.AttachTypes = sortedKeys(attachTypes)
+	needs.Features.Helpers = sortedKeys(helpers)
 	return needs, nil
 }
 
@@ -234,4 +234,11 @@ func (o *Object) Exclusive() string {
 		}
 	}
 	return ""
+}
+
+// sortedKeys returns the keys of a set; never nil, so that JSON has a list.
+func sortedKeys(set map[string]bool) []string {
+	keys := slices.AppendSeq(make([]string, 0, len(set)), maps.Keys(set))
+	slices.Sort(keys)
+	return keys
 }

@@ -53,3 +53,6 @@ func KernelVersion(release string) (*semver.Version, error) {
 	}
 	return v, nil
 }
+
+// Version is that of ebpm itself, of which ebpm, ecc and ecli are parts.
+const Version = "0.1.0"

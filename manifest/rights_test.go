@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func inspectPackage(t *testing.T, name string) (*Package, *Object) {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + name + ".package.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := DecodePackage(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := Inspect(p.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, o
+}
+
+func TestRights(t *testing.T) {
+	for _, tt := range []struct {
+		pkg, kernel string
+		want        Rights
+	}{
+		{"run-probes", "", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
+		{"run-xdp", "", Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true}},
+		{"run-uprobe", "", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
+		{"run-uprobe", "6.6.0-1-amd64", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
+		{"run-uprobe", "6.1.0-18-cloud-amd64", Rights{Capabilities: []string{"BPF", "PERFMON", "SYS_ADMIN"}, Mounts: []Mount{mountHostRoot}}},
+	} {
+		t.Run(tt.pkg+tt.kernel, func(t *testing.T) {
+			_, o := inspectPackage(t, tt.pkg)
+			needs, err := o.NeedsOn(tt.kernel)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, needs.Rights); diff != "" {
+				t.Errorf("rights (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A packet program that reads kernel memory or prints needs PERFMON.
+func TestRightsOfTracingHelpers(t *testing.T) {
+	for helper, want := range map[string]bool{
+		"FnTracePrintk": true, "FnTraceVprintk": true, "FnProbeReadKernel": true, "FnProbeReadUserStr": true, "FnProbeRead": true,
+		"FnGetCurrentTask": true, "FnGetCurrentTaskBtf": true, "FnSnprintf": true, "FnSnprintfBtf": true,
+		"FnRingbufReserve": false, "FnMapLookupElem": false, "FnKtimeGetNs": false, "FnGetCurrentPidTgid": false,
+	} {
+		if got := readsKernel(helper); got != want {
+			t.Errorf("readsKernel(%s) = %v, want %v", helper, got, want)
+		}
+	}
+}
+
+func TestHookWithoutRowIsRefused(t *testing.T) {
+	_, o := inspectPackage(t, "prog-sections")
+	refused := 0
+	for name, p := range o.Spec.Programs {
+		hook, err := HookOf(p)
+		if err != nil {
+			refused++
+			if KindOf(err) != KindPrecondition || !strings.Contains(err.Error(), name) {
+				t.Errorf("%s: error %v of kind %d does not name the program", name, err, KindOf(err))
+			}
+			continue
+		}
+		if !slices.Contains(Hooks(), hook) {
+			t.Errorf("%s: hook %s has no row of rights", name, hook)
+		}
+		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "usdt") || strings.HasPrefix(p.SectionName, "lsm") {
+			t.Errorf("%s: section %s is taken for %s", name, p.SectionName, hook)
+		}
+	}
+	if refused == 0 {
+		t.Error("nothing was refused")
+	}
+	if _, err := o.Needs(); err == nil {
+		t.Error("an object with hooks that are not supported has needs")
+	}
+}
+
+func TestInspect(t *testing.T) {
+	p, o := inspectPackage(t, "event-one")
+	if len(o.Programs) != 1 || o.Programs[0].Section == "" || o.Programs[0].Target == "" {
+		t.Errorf("programs %+v", o.Programs)
+	}
+	roles := map[Role]int{}
+	for _, m := range o.Maps {
+		roles[m.Role]++
+	}
+	if roles[RoleExport] == 0 {
+		t.Errorf("maps %+v have no export", o.Maps)
+	}
+	if o.MemoryBytes(2) < 4096 {
+		t.Errorf("maps of %d bytes", o.MemoryBytes(2))
+	}
+	needs, err := o.Needs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !needs.Features.BTF || !slices.Contains(needs.Features.MapTypes, "RingBuf") || len(needs.Features.Helpers) == 0 {
+		t.Errorf("features %+v", needs.Features)
+	}
+	if p.Meta.Columns() == nil {
+		t.Error("no columns")
+	}
+	for name, object := range map[string][]byte{"empty": nil, "text": []byte("hello"), "cut": p.Object[:len(p.Object)/2]} {
+		if _, err := Inspect(object); err == nil {
+			t.Errorf("%s object: no error", name)
+		}
+	}
+}
+
+func TestExclusive(t *testing.T) {
+	for pkg, want := range map[string]bool{"run-xdp": true, "run-probes": false} {
+		_, o := inspectPackage(t, pkg)
+		if got := o.Exclusive() != ""; got != want {
+			t.Errorf("%s: exclusive %v, want %v", pkg, got, want)
+		}
+	}
+}
+
+func TestConfigVerify(t *testing.T) {
+	p, _ := inspectPackage(t, "event-one")
+	spec := &Spec{Name: "greeter", Version: "1.0.0"}
+	fresh := func() *Config {
+		c, err := NewConfig(spec, HostPlatform(), p, BuildFacts{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := c.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := DecodeConfig(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c, back); diff != "" {
+			t.Fatalf("round trip (-want +got):\n%s", diff)
+		}
+		return back
+	}
+	if err := fresh().Verify(p); err != nil {
+		t.Errorf("an honest config is refused: %v", err)
+	}
+	for name, lie := range map[string]func(*Config){
+		"fewer rights":  func(c *Config) { c.Needs.Rights.Capabilities = nil },
+		"more rights":   func(c *Config) { c.Needs.Rights.HostNetwork = true },
+		"other section": func(c *Config) { c.Programs[0].Section = "xdp" },
+		"no program":    func(c *Config) { c.Programs = nil },
+		"fewer helpers": func(c *Config) { c.Needs.Features.Helpers = c.Needs.Features.Helpers[1:] },
+		"no BTF":        func(c *Config) { c.Needs.Features.BTF = false },
+	} {
+		c := fresh()
+		lie(c)
+		if err := c.Verify(p); KindOf(err) != KindUnverified {
+			t.Errorf("%s: error %v, want one of KindUnverified", name, err)
+		}
+	}
+}
+
+func FuzzInspect(f *testing.F) {
+	for _, data := range readPackages(f) {
+		p, err := DecodePackage(data)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(p.Object)
+	}
+	f.Fuzz(func(t *testing.T, object []byte) {
+		if o, err := Inspect(object); err == nil {
+			_, _ = o.Needs()
+			o.MemoryBytes(4)
+			o.Exclusive()
+		}
+	})
+}
