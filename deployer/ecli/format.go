@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"bytes"
+	"math"
+	"math/bits"
+	"strconv"
+	"unicode/utf8"
+)
+
+// A quoting says how the text of an event is written.
+type quoting uint8
+
+const (
+	quoteJSON     quoting = iota // a JSON string
+	quoteNone                    // as it is
+	quoteTerminal                // control characters escaped: the text is not ours
+)
+
+const hexDigits = "0123456789abcdef"
+
+// appendText appends s. Each byte that is not UTF-8 becomes U+FFFD. As JSON,
+// only the quote, the backslash and bytes below 0x20 are escaped, as Rust's
+// serde_json does.
+func appendText(dst, s []byte, q quoting) []byte {
+	if q == quoteJSON {
+		dst = append(dst, '"')
+	}
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, n := utf8.DecodeRune(s[i:])
+			if q == quoteTerminal && r < 0xa0 {
+				dst = append(dst, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
+			} else {
+				dst = utf8.AppendRune(dst, r)
+			}
+			i += n
+			continue
+		}
+		i++
+		switch {
+		case c >= 0x20 && c != 0x7f, q == quoteNone, q == quoteJSON && c == 0x7f:
+			if q == quoteJSON && (c == '"' || c == '\\') {
+				dst = append(dst, '\\')
+			}
+			dst = append(dst, c)
+		case c == '\b':
+			dst = append(dst, '\\', 'b')
+		case c == '\t':
+			dst = append(dst, '\\', 't')
+		case c == '\n':
+			dst = append(dst, '\\', 'n')
+		case c == '\f':
+			dst = append(dst, '\\', 'f')
+		case c == '\r':
+			dst = append(dst, '\\', 'r')
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+		}
+	}
+	if q == quoteJSON {
+		dst = append(dst, '"')
+	}
+	return dst
+}
+
+// untilNUL returns s up to its first NUL, all of s where there is none.
+func untilNUL(s []byte) []byte {
+	if i := bytes.IndexByte(s, 0); i >= 0 {
+		return s[:i]
+	}
+	return s
+}
+
+// appendFloat appends f as JSON with the shortest digits that give f again: in
+// exponent form below 1e-5 and from 1e16, with a point otherwise, null for what
+// JSON has no number for.
+func appendFloat(dst []byte, f float64) []byte {
+	abs := math.Abs(f)
+	switch {
+	case math.IsNaN(f) || math.IsInf(f, 0):
+		return append(dst, "null"...)
+	case abs != 0 && (abs < 1e-5 || abs >= 1e16):
+		start := len(dst)
+		dst = strconv.AppendFloat(dst, f, 'e', -1, 64)
+		// strconv pads the exponent to two digits.
+		if n := len(dst); n-start > 4 && dst[n-2] == '0' && (dst[n-3] == '-' || dst[n-3] == '+') {
+			dst[n-2] = dst[n-1]
+			dst = dst[:n-1]
+		}
+		return dst
+	default:
+		start := len(dst)
+		dst = strconv.AppendFloat(dst, f, 'f', -1, 64)
+		if bytes.IndexByte(dst[start:], '.') < 0 {
+			dst = append(dst, '.', '0')
+		}
+		return dst
+	}
+}
+
+// appendInt128 appends the number of the two halves in decimal.
+func appendInt128(dst []byte, hi, lo uint64, signed bool) []byte {
+	if signed && int64(hi) < 0 {
+		dst = append(dst, '-')
+		var carry uint64
+		lo, carry = bits.Add64(^lo, 1, 0)
+		hi = ^hi + carry
+	}
+	// 2^128 is below 10^39: at most three groups of nineteen digits.
+	const group = 1e19
+	var groups [3]uint64
+	n := 0
+	for {
+		qhi, rem := hi/group, hi%group
+		qlo, rem := bits.Div64(rem, lo, group)
+		groups[n] = rem
+		n++
+		hi, lo = qhi, qlo
+		if hi == 0 && lo == 0 {
+			break
+		}
+	}
+	dst = strconv.AppendUint(dst, groups[n-1], 10)
+	for i := n - 2; i >= 0; i-- {
+		start := len(dst)
+		dst = append(dst, "0000000000000000000"...)
+		var digits [20]byte
+		d := strconv.AppendUint(digits[:0], groups[i], 10)
+		copy(dst[start+19-len(d):], d)
+	}
+	return dst
+}

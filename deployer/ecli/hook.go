@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"io"
+
+	"github.com/cilium/ebpf"
+)
+
+// A hook is a place in the kernel that programs are attached to. Each is in a
+// file of its own, hook_NAME_linux.go, which puts it into the table.
+type hook struct {
+	// sections are the names that begin the ELF sections of its programs.
+	sections []string
+	// check refuses a section that does not say enough; nil takes all.
+	check func(*plannedProgram) error
+	// prepare changes a program before it is loaded; nil leaves it.
+	prepare func(*plannedProgram, *Options) error
+	// attach attaches a loaded program until the closer is closed, and says to
+	// what, such as "eth0".
+	attach func(*plannedProgram, *ebpf.Program, *Options) (link io.Closer, target string, err error)
+}
+
+var hooks []*hook
+
+func registerHook(h *hook) { hooks = append(hooks, h) }

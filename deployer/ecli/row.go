@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"strings"
+	"time"
+)
+
+// A printer writes events of one layout, as JSON lines or as rows of a table.
+type printer struct {
+	layout *layout
+	json   bool
+	text   quoting
+	now    func() time.Time
+	// starts are the bytes at which the columns of the header begin.
+	starts []int
+}
+
+// headerTime heads the column of times, which are eight characters wide.
+const headerTime = "TIME     "
+
+// header returns the line above the rows. It is empty for JSON.
+func (p *printer) header() []byte {
+	if p.json {
+		return nil
+	}
+	dst := []byte(headerTime)
+	p.starts = p.starts[:0]
+	for _, c := range p.layout.columns {
+		start := len(dst)
+		p.starts = append(p.starts, start)
+		dst = appendText(dst, []byte(strings.ToUpper(c.name)), p.text)
+		for len(dst) < start+6 {
+			dst = append(dst, ' ')
+		}
+		dst = append(dst, ' ')
+	}
+	return append(dst, '\n')
+}
+
+// event appends one event as a line. A value stands under its column's name
+// where the values before leave room, else one blank behind them; so the first
+// one, behind time and blank, is one to the right.
+func (p *printer) event(dst, data []byte) []byte {
+	if p.json {
+		dst = p.layout.appendJSON(dst, data)
+		return append(dst, '\n')
+	}
+	line := len(dst)
+	hour, minute, second := p.now().Clock()
+	dst = append(dst,
+		byte('0'+hour/10), byte('0'+hour%10), ':',
+		byte('0'+minute/10), byte('0'+minute%10), ':',
+		byte('0'+second/10), byte('0'+second%10), ' ')
+	for i, start := range p.starts {
+		if len(dst)-line >= start {
+			dst = append(dst, ' ')
+		}
+		for len(dst)-line < start {
+			dst = append(dst, ' ')
+		}
+		dst = p.layout.appendColumn(dst, i, data, p.text)
+	}
+	return append(dst, '\n')
+}

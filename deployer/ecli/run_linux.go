@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpm/ebpm/manifest"
+)
+
+// Run loads and attaches the package's programs and prints what they send
+// until ctx is done. It then detaches them, prints what was sent until then,
+// and returns nil; nothing of the run is left in the kernel. It returns nil,
+// too, when whoever reads Stdout goes away, and after printing the help that
+// Args ask for.
+//
+// Every error is from before or after the run: the package asks for something
+// that this runner or kernel does not have ([manifest.KindPrecondition]), an
+// argument does not fit ([manifest.KindUsage]), the verifier refuses a program
+// (an *[ebpf.VerifierError] with its log), Stdout fails.
+func Run(ctx context.Context, o Options) error {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	meta := &o.Package.Meta
+	line, err := newCommandLine(meta)
+	if err != nil {
+		return fmt.Errorf("read the program's arguments: %w", err)
+	}
+	settings, request, err := line.parse(o.Args)
+	switch {
+	case err != nil:
+		return err
+	case request == requestHelp:
+		_, err := io.WriteString(o.Stdout, line.helpText())
+		return err
+	case request == requestVersion:
+		_, err := io.WriteString(o.Stdout, line.versionText())
+		return err
+	}
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(o.Package.Object))
+	if err != nil {
+		return fmt.Errorf("read the object: %w", err)
+	}
+	p, err := newPlan(meta, spec)
+	if err != nil {
+		return err
+	}
+	if err := applySettings(spec, settings); err != nil {
+		return err
+	}
+	for _, w := range p.warnings {
+		fmt.Fprintf(o.Stderr, "warning: %s\n", w)
+	}
+	in, err := start(p, spec, &o)
+	if err != nil {
+		return err
+	}
+	// The object, its types and those of the kernel are not needed any more.
+	o.Package, spec = nil, nil
+	debug.FreeOSMemory()
+	return in.run(ctx)
+}
+
+// An instance is a package in the kernel.
+type instance struct {
+	options  *Options
+	coll     *ebpf.Collection
+	reader   *eventReader // nil without an export map
+	links    []io.Closer
+	reporter *reporter
+	ready    io.Closer // nil without a socket
+}
+
+// start loads and attaches. On an error nothing is left in the kernel.
+func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err error) {
+	in := &instance{options: o, reporter: newReporter(o, kernelRelease())}
+	defer func() {
+		if err != nil {
+			in.close()
+		}
+	}()
+	for i := range p.programs {
+		if prog := &p.programs[i]; prog.hook.prepare != nil {
+			if err := prog.hook.prepare(prog, o); err != nil {
+				return nil, fmt.Errorf("program %s: %w", prog.name, err)
+			}
+		}
+	}
+	if in.coll, err = load(spec); err != nil {
+		return nil, err
+	}
+	// The reader comes first, so that no event finds a ring that nobody reads.
+	if p.export != "" {
+		if in.reader, err = newEventReader(p, in.coll, o, in.reporter); err != nil {
+			return nil, err
+		}
+	}
+	for i := range p.programs {
+		prog := &p.programs[i]
+		section := prog.spec.SectionName
+		link, target, err := prog.hook.attach(prog, in.coll.Programs[prog.name], o)
+		if err != nil {
+			return nil, explain(fmt.Errorf("attach program %s (%s): %w", prog.name, section, err))
+		}
+		in.links = append(in.links, link)
+		in.reporter.programs = append(in.reporter.programs, manifest.ProgramStatus{Name: prog.name, Section: section, Target: target})
+		prog.spec = nil
+	}
+	if o.ReadySocket != "" {
+		if in.ready, err = listenReady(o.ReadySocket); err != nil {
+			return nil, err
+		}
+	}
+	return in, nil
+}
+
+// run prints events until ctx is done.
+func (in *instance) run(ctx context.Context) error {
+	in.reporter.record(manifest.StatusAttached)
+	if in.reader == nil {
+		<-ctx.Done()
+		return in.end(nil)
+	}
+	done := make(chan error, 1)
+	go func() { done <- in.reader.run() }()
+	select {
+	case err := <-done:
+		return in.end(err)
+	case <-ctx.Done():
+	}
+	err := in.detach()
+	in.reader.finish()
+	if drainErr := in.reader.wait(done); err == nil {
+		err = drainErr
+	}
+	return in.end(err)
+}
+
+// end closes what is left and tells the last status.
+func (in *instance) end(err error) error {
+	if closeErr := in.close(); err == nil {
+		err = closeErr
+	}
+	in.reporter.record(manifest.StatusDetached)
+	if errors.Is(err, unix.EPIPE) {
+		return nil // nobody reads any more
+	}
+	return err
+}
+
+// detach takes the programs off their hooks and waits for those that are still
+// running on other CPUs, so that all their events are in the ring.
+func (in *instance) detach() error {
+	var errs []error
+	if in.ready != nil {
+		errs = append(errs, in.ready.Close())
+		in.ready = nil
+	}
+	for _, l := range in.links {
+		if err := l.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("detach a program: %w", err))
+		}
+	}
+	if in.links != nil {
+		// membarrier(2) waits for a grace period of RCU, under which programs
+		// run. Kernels that refuse it lose at worst the events of that moment.
+		_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	}
+	in.links = nil
+	return errors.Join(errs...)
+}
+
+// membarrierGlobal is MEMBARRIER_CMD_GLOBAL of linux/membarrier.h, Linux 4.3.
+const membarrierGlobal = 1
+
+func (in *instance) close() error {
+	err := in.detach()
+	if in.reader != nil {
+		err = errors.Join(err, in.reader.close())
+		in.reader = nil
+	}
+	if in.coll != nil {
+		in.coll.Close()
+		in.coll = nil
+	}
+	return err
+}
+
+// btfFileEnv names a file with the kernel's BTF; it goes before the kernel's
+// own.
+const btfFileEnv = "BTF_FILE_PATH"
+
+func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+	var opts ebpf.CollectionOptions
+	if path := os.Getenv(btfFileEnv); path != "" {
+		types, err := btf.LoadSpec(path)
+		if err != nil {
+			return nil, manifest.WithKind(manifest.KindPrecondition,
+				fmt.Errorf("read the kernel's BTF from %s: %w", path, err),
+				fmt.Sprintf("%s names a file with raw BTF, or an ELF file that has a section .BTF.", btfFileEnv))
+		}
+		opts.Programs.KernelTypes = types
+	}
+	// Kernels before 5.11 charge maps and programs to this limit. It cannot be
+	// raised everywhere, and need not be on newer ones.
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		return nil, explain(fmt.Errorf("load the programs: %w", err))
+	}
+	return coll, nil
+}
+
+// explain gives an error of the kernel its kind, and says what to do.
+func explain(err error) error {
+	var verifier *ebpf.VerifierError
+	switch {
+	case manifest.AdviceOf(err) != "":
+		return err
+	case errors.Is(err, btf.ErrNotSupported) && !kernelHasBTF():
+		return manifest.WithKind(manifest.KindPrecondition, err, fmt.Sprintf(
+			"This kernel does not show its types: it needs CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux), or %s names a file with them.", btfFileEnv))
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return manifest.WithKind(manifest.KindPrecondition, err, "")
+	case errors.As(err, &verifier) && !errors.Is(err, unix.EPERM):
+		return err
+	case errors.Is(err, fs.ErrPermission):
+		return manifest.WithKind(manifest.KindPrecondition, err,
+			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (BPF and PERFMON for tracing, BPF and NET_ADMIN for networking).")
+	}
+	return err
+}
+
+func kernelHasBTF() bool {
+	_, err := os.Stat("/sys/kernel/btf/vmlinux")
+	return err == nil || os.Getenv(btfFileEnv) != ""
+}
+
+func kernelRelease() string {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(name.Release[:])
+}
