@@ -48,8 +48,6 @@ const (
 	defaultBefore  = "A simple eBPF program"
 	defaultAfter   = "Built with eunomia-bpf framework.\nSee https://github.com/eunomia-bpf/eunomia-bpf for more information."
 	defaultVersion = "0.1.0"
-	// dummyPrefix begins the variables with which ecc keeps a type in the BTF.
-	dummyPrefix = "__eunomia_dummy"
 	// kconfigSection holds values that the kernel's configuration gives.
 	kconfigSection = ".kconfig"
 )
@@ -84,7 +82,7 @@ func newCommandLine(meta *manifest.Meta) (*commandLine, error) {
 		}
 		for i := range section.Variables {
 			v := &section.Variables[i]
-			if strings.HasPrefix(v.Name, dummyPrefix) {
+			if strings.HasPrefix(v.Name, manifest.DummyPrefix) {
 				continue
 			}
 			p, err := newParameter(section.Name, v)
