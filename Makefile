@@ -1,0 +1,84 @@
+# Everything that is done with this repository. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ebpm
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)
+
+# What is not Go: the compiler of eBPF, what the test cluster's nodes need, and
+# what puts the builder image together.
+APT_BUILD := clang llvm libbpf-dev
+APT_TEST := $(APT_BUILD) gcc libc6-dev libseccomp-dev iproute2 iptables containernetworking-plugins mmdebstrap ca-certificates git
+
+GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
+CTL := go run ./e2e/cluster/ctl
+
+##@ Using ebpm
+
+build: ## build ebpm, ecc and ecli into bin/
+	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags urfave_cli_no_docs -o bin/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
+
+demo: deps build ## show the whole of ebpm on this machine and on a cluster
+	go run ./e2e/demo
+
+images: deps ## build the two container images as OCI layouts into dist/images
+	go run ./builder/image/cmd -o dist/images
+
+##@ A real cluster of two nodes, from source
+
+cluster-up: deps build ## start it, with both images in its registry
+	$(CTL) up
+	$(CTL) images
+
+cluster-down: ## take all of it away
+	$(CTL) down
+
+cluster-env: ## print what a shell needs to use it: eval "$(make -s cluster-env)"
+	@$(CTL) env
+
+##@ Developing
+
+check: lint ## format, vet, lint, generated files, import rules
+	@files=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$files" ] || { echo "not formatted (gofmt -w): $$files"; exit 1; }
+	go mod tidy -diff
+	go vet -tags e2e ./...
+	GOOS=darwin go build -o /dev/null ./cmd/ebpm
+	go test ./e2e/house ./cmd/ebpm -run 'Imports|Folders|Docs|Standalone'
+
+lint: $(GOLANGCI)
+	$(GOLANGCI) run --build-tags e2e ./...
+
+$(GOLANGCI):
+	@mkdir -p $(@D)
+	GOBIN=$(@D)/build-$(GOLANGCI_VERSION) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	mv $(@D)/build-$(GOLANGCI_VERSION)/golangci-lint $@
+	rmdir $(@D)/build-$(GOLANGCI_VERSION)
+
+test: deps build ## every test, those on the real cluster included
+	go run ./e2e/report -skips e2e/skips.txt -- -race -timeout 20m ./...
+	$(MAKE) e2e
+
+e2e: deps build ## the tests on the real cluster; it is left as it was found
+	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 40m ./e2e
+
+bench: deps build ## print the figures that the documentation quotes
+	go run ./e2e/bench
+
+deps: ## install by apt what is missing (Debian 12, root)
+	@missing=$$(for p in $(APT_TEST); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "installing:" $$missing; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+clean: ## remove what was built here; caches and clusters stay
+	rm -rf bin dist
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build demo images cluster-up cluster-down cluster-env check lint test e2e bench deps clean help

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/deployer"
+	"github.com/ebpm/ebpm/manifest"
+)
+
+func (s *session) buildCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "build",
+		Category:  categoryMake,
+		Usage:     "compile a source into a package",
+		ArgsUsage: "FOLDER|FILE.bpf.c [HEADER]",
+		Description: "On this machine the package lands in the local store (ebpm push ships it); in a\n" +
+			"cluster a Job compiles it and pushes it to the registry.\n\n" +
+			"Examples:\n" +
+			"  ebpm build examples/opensnoop -t opensnoop:1.0.0\n" +
+			"  ebpm build examples/opensnoop -t opensnoop:1.0.0 --builder kubernetes\n" +
+			"  ebpm build opensnoop.bpf.c opensnoop.h -t oci:./out:1.0.0",
+		Flags: clusterFlags(
+			&cli.StringFlag{Name: "tag", Aliases: []string{"t"}, Usage: "the `REFERENCE` of the package"},
+			&cli.StringFlag{Name: "builder", Value: "auto", Usage: "where to compile: `auto`, local or kubernetes", EnvVars: []string{"EBPM_BUILDER"}},
+			&cli.StringFlag{Name: "vmlinux", Usage: "the kernel's types: `running` or a FILE (default: those that ebpm ships); local builds only"},
+			&cli.StringFlag{Name: "builder-image", Usage: "the compiler's container `IMAGE`", EnvVars: []string{"EBPM_BUILDER_IMAGE"}},
+			&cli.StringFlag{Name: "ecc-image", Usage: "take another `IMAGE` with an ecc in its PATH, such as eunomia-bpf's"},
+			&cli.StringFlag{Name: "image", Usage: "the container `IMAGE` that pulls the source and pushes the package", EnvVars: []string{"EBPM_IMAGE"}},
+			&cli.StringFlag{Name: "build-namespace", Value: builder.DefaultNamespace, Usage: "the `NAMESPACE` of the Job"},
+			&cli.DurationFlag{Name: "timeout", Usage: "how `LONG` a build in a cluster may take"},
+			outputFlag(),
+		),
+		Action: s.build,
+	}
+}
+
+func (s *session) build(c *cli.Context) error {
+	args, err := s.positionals(c, 1, 2)
+	if err != nil {
+		return err
+	}
+	header := ""
+	if len(args) == 2 {
+		header = args[1]
+	}
+	source, err := builder.ReadSource(args[0], header)
+	if err != nil {
+		return err
+	}
+	if c.String("tag") == "" {
+		return usageError(c, "the package has no reference: -t REFERENCE")
+	}
+	ref, err := s.reference(c.String("tag"))
+	if err != nil {
+		return err
+	}
+	if ref.Tag == "" && source.Spec.Version != "" {
+		ref.Tag = manifest.TagOfVersion(source.Spec.Version)
+	}
+	ref = ref.WithDefaultTag()
+	created, err := builder.SourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
+	if err != nil {
+		return err
+	}
+	toolchain := builder.Toolchain{Vmlinux: c.String("vmlinux")}
+	choice, err := builder.Choose(c.String("builder"), toolchain, deployer.CurrentContext(c.String("kubeconfig"), c.String("context")))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(s.err, "building %s: %s\n", source.Spec.Name, choice.Why)
+	options := builder.Options{Ref: ref, Created: created, Diagnostics: s.err, Progress: s.buildProgress()}
+	if choice.Builder == builder.BuilderKubernetes {
+		if c.IsSet("vmlinux") {
+			return usageError(c, "--vmlinux works with --builder local only")
+		}
+		return s.buildInCluster(c, source, options)
+	}
+	return s.buildHere(c, source, options, toolchain)
+}
+
+func (s *session) buildProgress() func(builder.Event) {
+	start := time.Now()
+	return func(e builder.Event) {
+		line := e.Step.String()
+		if e.Detail != "" {
+			line += ": " + e.Detail
+		}
+		if e.Done {
+			line += ": done"
+		}
+		fmt.Fprintf(s.err, "%6.1fs  %s\n", time.Since(start).Seconds(), line)
+	}
+}
+
+func (s *session) buildHere(c *cli.Context, source *builder.Source, o builder.Options, t builder.Toolchain) error {
+	artifact, err := builder.Local(c.Context, source, o, t)
+	if err != nil {
+		return err
+	}
+	var pinned manifest.Reference
+	if o.Ref.Scheme == manifest.SchemeRegistry {
+		store, err := s.openStore()
+		if err != nil {
+			return err
+		}
+		if pinned, err = store.Put(c.Context, artifact, o.Ref); err != nil {
+			return err
+		}
+	} else {
+		client, err := s.client(nil)
+		if err != nil {
+			return err
+		}
+		if pinned, err = client.Push(c.Context, artifact, o.Ref); err != nil {
+			return err
+		}
+	}
+	return s.printPackage(c, pinned, artifact.Size())
+}
+
+func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o builder.Options) error {
+	image, err := s.image(c)
+	if err != nil {
+		return err
+	}
+	eccImage := ""
+	for _, candidate := range []string{c.String("ecc-image"), c.String("builder-image"), s.config.BuilderImage, defaultBuilderImage} {
+		if candidate != "" {
+			eccImage = candidate
+			break
+		}
+	}
+	if eccImage == "" {
+		return manifest.WithKind(manifest.KindUsage, errors.New("no image of the compiler is known"),
+			"Set --builder-image, EBPM_BUILDER_IMAGE or `builderImage:` in the configuration; `make images` builds one.")
+	}
+	if o.Ref.Scheme != manifest.SchemeRegistry {
+		return usageError(c, fmt.Sprintf("%s: a build in a cluster needs a registry that the cluster reaches", o.Ref))
+	}
+	cluster, err := s.connect(c)
+	if err != nil {
+		return err
+	}
+	client, err := s.client(nil)
+	if err != nil {
+		return err
+	}
+	host := o.Ref.Registry
+	var ca []byte
+	if file := s.config.CA[host]; file != "" {
+		if ca, err = os.ReadFile(file); err != nil {
+			return err
+		}
+	}
+	credentials, err := client.DockerConfig(c.Context, host)
+	if err != nil {
+		return err
+	}
+	job := &builder.Kubernetes{
+		Client:       cluster.Kubernetes(),
+		Namespace:    c.String("build-namespace"),
+		Image:        image,
+		EccImage:     eccImage,
+		Registry:     client,
+		PlainHTTP:    slices.Contains(s.config.PlainHTTP, host),
+		CA:           ca,
+		DockerConfig: credentials,
+		Timeout:      c.Duration("timeout"),
+	}
+	pinned, err := job.Build(c.Context, source, o)
+	if err != nil {
+		return err
+	}
+	// What came out of somebody else's compiler is held against its object
+	// before anybody is told that it is there.
+	pulled, err := client.Fetch(c.Context, pinned, manifest.Platform{OS: "linux", Architecture: manifest.HostPlatform().Architecture})
+	if err != nil {
+		return err
+	}
+	if _, err := verifiedPackage(pulled); err != nil {
+		return err
+	}
+	return s.printPackage(c, pinned, pulled.Size)
+}
+

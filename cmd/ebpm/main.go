@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command ebpm compiles eBPF programs, ships them as versioned OCI artifacts
+// and runs them on the nodes of a Kubernetes cluster or on this machine.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	// A static binary in an image without /etc/ssl still verifies registries.
+	_ "golang.org/x/crypto/x509roots/fallback"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
+	stop()
+	os.Exit(code)
+}

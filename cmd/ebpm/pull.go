@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/manifest"
+	"github.com/ebpm/ebpm/registry"
+)
+
+// cacheLimit bounds what the store of a node keeps of packages that no release
+// of the node needs, in bytes.
+const cacheLimit = 1 << 30
+
+func (s *session) pullCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "pull",
+		Category:  categoryMake,
+		Usage:     "pull a package into the local store, or its files into a folder",
+		ArgsUsage: "REF",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write package.json and source.tar into this `FOLDER`"},
+			&cli.BoolFlag{Name: "canonical", Usage: "write only package.json, in the form that `ecli run --strict` takes"},
+			&cli.BoolFlag{Name: "source", Usage: "unpack the source into the folder instead"},
+		},
+		Action: func(c *cli.Context) error {
+			args, err := s.positionals(c, 1, 1)
+			if err != nil {
+				return err
+			}
+			ref, err := s.reference(args[0])
+			if err != nil {
+				return err
+			}
+			dir := c.String("output")
+			if dir == "" && (c.Bool("canonical") || c.Bool("source")) {
+				return usageError(c, "--canonical and --source need a folder: -o FOLDER")
+			}
+			if c.Bool("source") {
+				client, err := s.client(nil)
+				if err != nil {
+					return err
+				}
+				return builder.PullSource(c.Context, client, ref, dir)
+			}
+			store, err := s.openStore()
+			if err != nil {
+				return err
+			}
+			client, err := s.client(store)
+			if err != nil {
+				return err
+			}
+			if dir == "" {
+				pinned, err := client.PullToStore(c.Context, ref.WithDefaultTag())
+				if err != nil {
+					return err
+				}
+				_, err = fmt.Fprintln(s.out, pinned)
+				return err
+			}
+			pulled, err := client.Fetch(c.Context, ref.WithDefaultTag(), manifest.HostPlatform())
+			if err != nil {
+				return err
+			}
+			if err := s.writePulled(pulled, dir, c.Bool("canonical")); err != nil {
+				return err
+			}
+			// A node pulls whatever is deployed on it; what it no longer runs
+			// must not fill its disk.
+			if _, err := store.Trim(c.Context, cacheLimit, []digest.Digest{pulled.Reference.Digest}); err != nil {
+				s.log.Warnf("trim the store %s: %v", s.config.Store, err)
+			}
+			_, err = fmt.Fprintln(s.out, pulled.Reference)
+			return err
+		},
+	}
+}
+
+// writePulled writes the files of a package whose config is the truth.
+func (s *session) writePulled(pulled *registry.Pulled, dir string, canonical bool) error {
+	pkg, err := verifiedPackage(pulled)
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{manifest.PackageFile: pulled.Package, manifest.SourceFile: pulled.Source}
+	if canonical {
+		data, err := pkg.EncodeCanonical()
+		if err != nil {
+			return err
+		}
+		files = map[string][]byte{manifest.PackageFile: data}
+	} else if pulled.Readme != nil {
+		files[manifest.ReadmeFile] = pulled.Readme
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, data := range files {
+		if err := writeFile(filepath.Join(dir, name), data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// verifiedPackage decodes a pulled package and holds its config against what
+// the object needs.
+func verifiedPackage(pulled *registry.Pulled) (*manifest.Package, error) {
+	pkg, err := manifest.DecodePackage(pulled.Package)
+	if err != nil {
+		return nil, manifest.WithKind(manifest.KindUnverified, fmt.Errorf("%s: %w", pulled.Reference, err), "")
+	}
+	if err := pulled.Config.Verify(pkg); err != nil {
+		return nil, fmt.Errorf("%s: %w", pulled.Reference, err)
+	}
+	return pkg, nil
+}
+
+// writeFile writes a file whole or not at all.
+func writeFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/manifest"
+)
+
+// packageResult is what build, push, pull and tag print of a package.
+type packageResult struct {
+	Reference string `json:"reference"`
+	Digest    string `json:"digest"`
+	// Size is in bytes, where it is known.
+	Size int64 `json:"size,omitempty"`
+}
+
+func (s *session) printPackage(c *cli.Context, ref manifest.Reference, size int64) error {
+	tagged := ref
+	tagged.Digest = ""
+	value := packageResult{Reference: tagged.String(), Digest: ref.Digest.String(), Size: size}
+	return s.print(c, result{
+		value: value,
+		names: []string{ref.Pinned().String()},
+		table: [][]string{{"REFERENCE", "DIGEST"}, {value.Reference, value.Digest}},
+	})
+}
+
+func (s *session) pushCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "push",
+		Category:  categoryMake,
+		Usage:     "push a package of the local store to its registry",
+		ArgsUsage: "REF",
+		Description: "Example:\n" +
+			"  ebpm build examples/opensnoop -t registry.example/opensnoop:1.0.0\n" +
+			"  ebpm push registry.example/opensnoop:1.0.0",
+		Flags: []cli.Flag{
+			outputFlag(),
+			// The last step of a build in a cluster.
+			&cli.StringFlag{Name: "package", Hidden: true},
+			&cli.StringFlag{Name: "source-from", Hidden: true},
+			&cli.StringFlag{Name: "source-file", Hidden: true},
+			&cli.StringFlag{Name: "build-facts", Hidden: true},
+			&cli.StringFlag{Name: "digest-file", Hidden: true},
+		},
+		Action: func(c *cli.Context) error {
+			args, err := s.positionals(c, 1, 1)
+			if err != nil {
+				return err
+			}
+			ref, err := s.reference(args[0])
+			if err != nil {
+				return err
+			}
+			if c.IsSet("package") {
+				return s.pushBuilt(c, ref)
+			}
+			store, err := s.openStore()
+			if err != nil {
+				return err
+			}
+			client, err := s.client(store)
+			if err != nil {
+				return err
+			}
+			pinned, err := client.PushFromStore(c.Context, ref.WithDefaultTag())
+			if err != nil {
+				return err
+			}
+			return s.printPackage(c, pinned, 0)
+		},
+	}
+}
+
+// pushBuilt pushes what a Job compiled, together with its source.
+func (s *session) pushBuilt(c *cli.Context, target manifest.Reference) error {
+	source, err := s.reference(c.String("source-from"))
+	if err != nil {
+		return err
+	}
+	created, err := builder.SourceDateEpoch(os.Getenv("SOURCE_DATE_EPOCH"))
+	if err != nil {
+		return err
+	}
+	client, err := s.client(nil)
+	if err != nil {
+		return err
+	}
+	pinned, err := builder.PushPackage(c.Context, client, builder.PushOptions{
+		Source:  source,
+		File:    c.String("source-file"),
+		Package: c.String("package"),
+		Facts:   c.String("build-facts"),
+		Target:  target,
+		Created: created,
+	})
+	if err != nil {
+		return err
+	}
+	if file := c.String("digest-file"); file != "" {
+		// The kubelet made the file and reads it; it must keep its inode.
+		if err := os.WriteFile(file, []byte(pinned.Digest.String()), 0o644); err != nil {
+			return fmt.Errorf("write digest: %w", err)
+		}
+	}
+	return s.printPackage(c, pinned, 0)
+}
+
+func (s *session) tagCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "tag",
+		Category:  categoryMake,
+		Usage:     "give a package in a registry a further tag",
+		ArgsUsage: "REF TAG",
+		Flags:     []cli.Flag{outputFlag()},
+		Action: func(c *cli.Context) error {
+			args, err := s.positionals(c, 2, 2)
+			if err != nil {
+				return err
+			}
+			ref, err := s.reference(args[0])
+			if err != nil {
+				return err
+			}
+			client, err := s.client(nil)
+			if err != nil {
+				return err
+			}
+			if ref, err = client.Resolve(c.Context, ref.WithDefaultTag()); err != nil {
+				return err
+			}
+			if err := client.Tag(c.Context, ref, args[1]); err != nil {
+				return err
+			}
+			return s.printPackage(c, ref.WithTag(args[1]).WithDigest(ref.Digest), 0)
+		},
+	}
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/ebpm/ebpm/deployer"
+)
+
+func (s *session) rollbackCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "rollback",
+		Category:  categoryCluster,
+		Usage:     "move a release back to an earlier revision",
+		ArgsUsage: "RELEASE",
+		Description: "Without --to it is the newest earlier revision that was ready everywhere and\n" +
+			"ran something else. The digest of that revision runs, also where its tag has\n" +
+			"moved since.",
+		Flags: append(clusterFlags(
+			&cli.StringFlag{Name: "to", Usage: "the `REVISION`, tag or digest to go back to"},
+			outputFlag(),
+		), rolloutFlags()...),
+		Action: func(c *cli.Context) error {
+			args, err := s.positionals(c, 1, 1)
+			if err != nil {
+				return err
+			}
+			cluster, err := s.connect(c)
+			if err != nil {
+				return err
+			}
+			plan, err := cluster.PlanRollback(c.Context, args[0], c.String("to"))
+			if err != nil {
+				return err
+			}
+			s.notes(plan.Notes)
+			fmt.Fprintf(s.err, "from revision %d (%s, %s)\nto   revision %d (%s, %s)\n",
+				plan.From.Revision, plan.From.Tag, plan.From.Digest, plan.To.Revision, plan.To.Tag, plan.To.Digest)
+			r, err := cluster.Rollback(c.Context, plan, s.rolloutOptions(c))
+			return s.finishRollout(c, r, err)
+		},
+	}
+}
+
+func (s *session) historyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "history",
+		Category:  categoryCluster,
+		Usage:     "list the revisions of a release",
+		ArgsUsage: "RELEASE",
+		Flags:     clusterFlags(outputFlag()),
+		Action: func(c *cli.Context) error {
+			args, err := s.positionals(c, 1, 1)
+			if err != nil {
+				return err
+			}
+			cluster, err := s.connect(c)
+			if err != nil {
+				return err
+			}
+			revisions, err := cluster.History(c.Context, args[0])
+			if err != nil {
+				return err
+			}
+			return s.print(c, historyResult(revisions))
+		},
+	}
+}
+
+func historyResult(revisions []deployer.Revision) result {
+	r := result{
+		value: revisions,
+		table: [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME"}},
+		wide:  [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME", "USER", "ARGS", "EBPM"}},
+	}
+	for _, revision := range revisions {
+		current := ""
+		if revision.Current {
+			current = "*"
+		}
+		row := []string{
+			strconv.FormatInt(revision.Revision, 10), current, revision.Time.Local().Format(time.DateTime),
+			revision.Tag, shortDigest(revision.Digest), revision.Reason, string(revision.Outcome),
+		}
+		r.names = append(r.names, row[0])
+		r.table = append(r.table, row)
+		r.wide = append(r.wide, append(row[:len(row):len(row)], revision.User, strings.Join(revision.Args, " "), revision.Version))
+	}
+	return r
+}
+
+// shortDigest is what people compare; -o wide and json have all of it.
+func shortDigest(digest string) string {
+	const shown = len("sha256:") + 12
+	if len(digest) <= shown {
+		return digest
+	}
+	return digest[:shown]
+}
