@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// Status writes a table of the cluster's programs with their process ids and
+// resident memory, and fails when a node is not Ready.
+func (c *Cluster) Status(ctx context.Context, w io.Writer) error {
+	all, err := findProcesses()
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(table, "PROGRAM\tPID\tRESIDENT\tADDRESS")
+	total := 0
+	for _, p := range c.processes() {
+		pid := p.running(all)
+		memory := residentMiB(pid)
+		total += memory
+		fmt.Fprintf(table, "%s\t%d\t%d MiB\t%s\n", p.name, pid, memory, c.address(p))
+	}
+	fmt.Fprintf(table, "all\t\t%d MiB\n", total)
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return c.nodesReady(ctx)
+}
+
+// address is where a program listens, "" where it does not matter to a user.
+func (c *Cluster) address(p process) string {
+	switch {
+	case p.name == c.apiserver().name:
+		return c.server()
+	case p.name == c.registry().name:
+		return "http://" + c.Registry
+	case p.node != nil && p.name == c.kubelet(*p.node).name:
+		return c.Networks.Node(p.node.index).String()
+	case p.node != nil && p.name == c.containerd(*p.node).name:
+		return c.ContainerdSocket(p.node.name)
+	}
+	return ""
+}
+
+// residentMiB reads VmRSS of a process; 0 when it has ended.
+func residentMiB(pid int) int {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(value), " kB"))
+			if err != nil {
+				return 0
+			}
+			return kib / 1024
+		}
+	}
+	return 0
+}
