@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/ebpm/ebpm/manifest"
+)
+
+// commonFlags are the flags of every compile, as upstream gives them (spec
+// section A4).
+func (c *compilation) commonFlags() []string {
+	return []string{"-g", "-O2", "-target", "bpf", "-Wno-unknown-attributes",
+		"-D__TARGET_ARCH_" + includeArch(c.Arch)}
+}
+
+// sourceArg is the source as an argument: a name that starts with a dash is no
+// flag.
+func (c *compilation) sourceArg() string {
+	if strings.HasPrefix(c.Source, "-") {
+		return "./" + c.Source
+	}
+	return c.Source
+}
+
+// typedDir is the folder part of the source as the user wrote it, with its
+// final slash; empty for a bare file name.
+func (c *compilation) typedDir() string {
+	return c.Source[:len(c.Source)-len(filepath.Base(c.Source))]
+}
+
+func (c *compilation) absolute(name string) string {
+	if filepath.IsAbs(name) {
+		return filepath.Clean(name)
+	}
+	return filepath.Join(c.cwd, name)
+}
+
+func (c *compilation) sourceDir() string { return filepath.Dir(c.absolute(c.Source)) }
+
+// frontendArgs are the arguments by which clang reads the source. The order of
+// the include folders is upstream's.
+func (c *compilation) frontendArgs() ([]string, error) {
+	args := c.commonFlags()
+	for _, dir := range c.clang.includeDirs {
+		args = append(args, "-idirafter", dir)
+	}
+	args = append(args, "-I"+c.includeRoot)
+	if c.vmlinuxDir != "" {
+		args = append(args, "-I"+c.vmlinuxDir)
+	}
+	args = append(args, c.CFlags...)
+	args = append(args, "-I"+c.sourceDir())
+	args = append(args, c.reproducibleFlags()...)
+	if len(c.structs) > 0 {
+		overlay, err := c.overlay()
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, "-ivfsoverlay", overlay)
+	}
+	return append(args, "-x", "c", c.sourceArg()), nil
+}
+
+// overlay makes clang read the source with the lines for the export structs
+// behind it, under the source's own name: its messages and its quoted includes
+// stay those of the user's file. It returns the file that says so to clang.
+func (c *compilation) overlay() (string, error) {
+	type entry struct {
+		Name     string  `json:"name"`
+		Type     string  `json:"type"`
+		External string  `json:"external-contents,omitempty"`
+		Contents []entry `json:"contents,omitempty"`
+	}
+	extended := filepath.Join(c.scratch, "source.c")
+	if err := os.WriteFile(extended, withExports(c.source, c.Header, c.structs), 0o600); err != nil {
+		return "", err
+	}
+	path := c.absolute(c.Source)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false) // clang's YAML reader knows no \u003c
+	err := encoder.Encode(struct {
+		Version       int     `json:"version"`
+		CaseSensitive bool    `json:"case-sensitive"`
+		ExternalNames bool    `json:"use-external-names"`
+		Roots         []entry `json:"roots"`
+	}{
+		CaseSensitive: true,
+		Roots: []entry{{
+			Name: filepath.Dir(path), Type: "directory",
+			Contents: []entry{{Name: filepath.Base(path), Type: "file", External: extended}},
+		}},
+	})
+	if err != nil {
+		return "", err
+	}
+	name := filepath.Join(c.scratch, "overlay.json")
+	return name, os.WriteFile(name, text.Bytes(), 0o600)
+}
+
+// object compiles the source and returns the stripped object and the files that
+// clang read.
+//
+// clang runs twice: from C to LLVM's bitcode and from there to the object. What
+// is checked between the two is exactly what becomes the object; a check of the
+// source could be shown another text than the compiler (by __has_include of a
+// file below /proc, for one).
+func (c *compilation) object(ctx context.Context) (data []byte, dependencies []string, err error) {
+	front, err := c.frontendArgs()
+	if err != nil {
+		return nil, nil, err
+	}
+	bitcode := filepath.Join(c.scratch, "module.bc")
+	deps := filepath.Join(c.scratch, "module.d")
+	headers := filepath.Join(c.scratch, "headers.txt")
+	args := append(front, "-MD", "-MT", "o", "-MF", deps, "-emit-llvm", "-c", "-o", bitcode)
+	messages, compileErr := run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
+	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
+		return nil, nil, err
+	}
+	// clang quotes the lines that it complains about, so that messages about a
+	// file that may not be read are not shown.
+	dependencies, err = c.checkIncludes(deps, headers)
+	if err != nil {
+		return nil, nil, err
+	}
+	c.print(messages)
+	if compileErr != nil {
+		return nil, nil, c.toolFailed(c.Clang, compileErr)
+	}
+
+	object := filepath.Join(c.scratch, c.objectFile())
+	back := append(c.commonFlags(), c.CFlags...)
+	back = append(back, "-Qunused-arguments", "-Xclang", "-disable-llvm-passes", "-x", "ir", bitcode)
+	messages, compileErr = run(ctx, toolEnv(), c.Clang, append(back, "-c", "-o", object)...)
+	if err := c.toolFailed(c.Clang, compileErr); err != nil {
+		if isCompileError(err) {
+			c.print(c.explainBackend(ctx, front, messages))
+		}
+		return nil, nil, err
+	}
+	c.print(c.userNames(messages))
+
+	messages, compileErr = run(ctx, toolEnv(), c.LLVMStrip, "-g", object)
+	c.print(messages)
+	if err := c.toolFailed(c.LLVMStrip, compileErr); err != nil {
+		return nil, nil, err
+	}
+	data, err = readBounded(object, manifest.MaxObjectSize)
+	return data, dependencies, err
+}
+
+// explainBackend returns the messages of a compile in one step, which know the
+// place of what the second step refuses, or those of the second step.
+func (c *compilation) explainBackend(ctx context.Context, front []string, messages []byte) []byte {
+	better, err := run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
+	if isCompileError(c.toolFailed(c.Clang, err)) && len(better) > 0 {
+		return better
+	}
+	return c.userNames(messages)
+}
+
+// userNames undoes in messages of the second step what [compilation.prefixMaps]
+// did to the name of the source.
+func (c *compilation) userNames(messages []byte) []byte {
+	base := filepath.Base(c.Source)
+	return bytes.ReplaceAll(messages, []byte("./"+base+":"), []byte(c.Source+":"))
+}
+
+func (c *compilation) print(messages []byte) {
+	// A writer that fails must not fail the compile.
+	_, _ = c.Diagnostics.Write(messages)
+}
+
+// toolFailed makes err, which [run] returned, an error for the user.
+func (c *compilation) toolFailed(tool string, err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return &CompileError{Source: c.Source, Tool: tool, ExitCode: exit.ExitCode(), Err: err}
+	}
+	return err
+}
+
+func isCompileError(err error) bool {
+	var c *CompileError
+	return errors.As(err, &c)
+}
+
+func readBounded(name string, limit int64) ([]byte, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%s has more than %d bytes", filepath.Base(name), limit)
+	}
+	return data, nil
+}

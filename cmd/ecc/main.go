@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command ecc compiles an eBPF source into a package.json. Its command line is
+// that of eunomia-bpf's ecc.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/ebpm/ebpm/builder/ecc"
+	"github.com/ebpm/ebpm/manifest"
+)
+
+// The exit codes, which are those of eunomia-bpf's ecc.
+const (
+	exitOK      = 0
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	program := "ecc"
+	if len(args) > 0 {
+		program = filepath.Base(args[0])
+		args = args[1:]
+	}
+	line, err := parse(args)
+	var usage *usageError
+	switch {
+	case errors.As(err, &usage):
+		usage.print(stderr, program)
+		return exitUsage
+	case line.help != "":
+		printHelp(stdout, program, line.help == "--help")
+		return exitOK
+	case line.version:
+		fmt.Fprintln(stdout, "ecc", ecc.Version)
+		return exitOK
+	}
+	if err := compile(ctx, line, getenv, stderr); err != nil {
+		fmt.Fprintln(stderr, "Error:", err)
+		if advice := manifest.AdviceOf(err); advice != "" {
+			fmt.Fprintln(stderr, advice)
+		}
+		return exitFailure
+	}
+	return exitOK
+}
+
+func compile(ctx context.Context, line commandLine, getenv func(string) string, stderr io.Writer) error {
+	for flag, given := range map[string]bool{
+		"--yaml":        line.yaml,
+		"--wasm-header": line.wasmHeader,
+		"--btfgen":      line.btfgen,
+		"--standalone":  line.standalone,
+	} {
+		if given {
+			return fmt.Errorf("%s is not supported yet", flag)
+		}
+	}
+	_, err := ecc.Compile(ctx, ecc.Options{
+		Source:      line.source,
+		Header:      line.header,
+		Output:      line.output,
+		CFlags:      line.cflags,
+		Clang:       line.clang,
+		LLVMStrip:   line.llvmStrip,
+		Workspace:   line.workspace,
+		HeaderOnly:  line.headerOnly,
+		NoPackage:   line.noPackage,
+		Diagnostics: stderr,
+		Log:         slog.New(&logHandler{out: stderr, level: logLevel(line.verbose, getenv("RUST_LOG"))}),
+	})
+	return err
+}
