@@ -22,7 +22,7 @@ build: ## build ebpm, ecc and ecli into bin/
 	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags urfave_cli_no_docs -o bin/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
 
 demo: deps build ## show the whole of ebpm on this machine and on a cluster
-	go run ./e2e/demo
+	go run ./e2e/demo/cmd -readme README.md
 
 images: deps ## build the two container images as OCI layouts into dist/images
 	go run ./builder/image/cmd -o dist/images
