@@ -90,14 +90,12 @@ func kubeletConfig(n node, networks Networks) ([]byte, error) {
 		"authorization": map[string]any{"mode": "Webhook"},
 		"healthzPort":   0,
 
-		// The machine's cgroups may be of version 1, and are shared by both
-		// nodes: a kubelet neither makes the QoS tree nor limits the node.
-		"cgroupDriver":           "cgroupfs",
-		"cgroupRoot":             path.Join("/", cgroupRoot, n.name),
-		"cgroupsPerQOS":          false,
-		"enforceNodeAllocatable": []string{},
-		"failCgroupV1":           false,
-		"failSwapOn":             false,
+		// Each node has a tree of its own in the machine's cgroups, which may
+		// be of version 1.
+		"cgroupDriver": "cgroupfs",
+		"cgroupRoot":   path.Join("/", cgroupRoot, n.name),
+		"failCgroupV1": false,
+		"failSwapOn":   false,
 		// Lowering the score takes CAP_SYS_RESOURCE, which a container or a
 		// small virtual machine may lack.
 		"oomScoreAdj": 0,
@@ -118,7 +116,6 @@ func kubeletConfig(n node, networks Networks) ([]byte, error) {
 			"nodefs.inodesFree": "0%",
 			"memory.available":  "100Mi",
 		},
-		"shutdownGracePeriod": "0s",
 	})
 }
 

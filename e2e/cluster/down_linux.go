@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -153,30 +152,6 @@ func matching(condition func(found) bool) func() ([]int, error) {
 			}
 		}
 		return pids, err
-	}
-}
-
-// removeCgroups removes the containers' cgroups. A cgroup stays busy for a
-// moment after its last process has ended.
-func removeCgroups(ctx context.Context) error {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
-		groups, err := cgroups()
-		if err != nil {
-			return err
-		}
-		if len(groups) == 0 {
-			return nil
-		}
-		for _, group := range groups {
-			err = os.Remove(group)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) && time.Now().After(deadline) {
-				return fmt.Errorf("remove the cgroup: %w", err)
-			}
-		}
-		if err := sleep(ctx, 20*time.Millisecond); err != nil {
-			return err
-		}
 	}
 }
 

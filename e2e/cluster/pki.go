@@ -22,8 +22,8 @@ import (
 const certificateLife = 365 * 24 * time.Hour
 
 // authority is a certificate authority of the cluster. The API server's
-// clients and etcd's have different ones, so that no certificate of a node
-// opens etcd.
+// clients, etcd's and those of extension API servers have different ones, so
+// that no certificate of a node opens etcd.
 type authority struct {
 	name string
 	cert *x509.Certificate
@@ -59,6 +59,10 @@ func writeKeys(dir string, networks Networks, nodes []string) error {
 	if err != nil {
 		return err
 	}
+	proxy, err := newAuthority(tmp, "front-proxy-ca", "ebpm-cluster-front-proxy")
+	if err != nil {
+		return err
+	}
 	host := networks.Host()
 	const masters = "system:masters"
 	type leaf struct {
@@ -69,6 +73,7 @@ func writeKeys(dir string, networks Networks, nodes []string) error {
 	leaves := []leaf{
 		{etcd, "etcd", identity{name: "etcd", addresses: []netip.Addr{host}}},
 		{etcd, "etcd-client", identity{name: "kube-apiserver"}},
+		{proxy, "front-proxy-client", identity{name: "front-proxy-client"}},
 		{cluster, "apiserver", identity{
 			name:      "kube-apiserver",
 			dnsNames:  []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},

@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -212,55 +210,4 @@ func tail(file string, lines int) string {
 	}
 	all := strings.Split(strings.TrimSpace(string(data)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
-}
-
-// cgroups returns the cgroups of the cluster's containers, deepest first, in
-// all hierarchies that are mounted.
-func cgroups() ([]string, error) {
-	var list []string
-	for _, pattern := range []string{"/sys/fs/cgroup/" + cgroupRoot, "/sys/fs/cgroup/*/" + cgroupRoot} {
-		roots, err := filepath.Glob(pattern)
-		if err != nil {
-			return nil, err
-		}
-		for _, root := range roots {
-			err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-				if errors.Is(err, fs.ErrNotExist) {
-					return nil
-				}
-				if err == nil && d.IsDir() {
-					list = append(list, path)
-				}
-				return err
-			})
-			if err != nil {
-				return nil, err
-			}
-		}
-	}
-	slices.Reverse(list)
-	return list, nil
-}
-
-// containerProcesses returns the processes inside of the cluster's containers.
-func containerProcesses() ([]int, error) {
-	groups, err := cgroups()
-	if err != nil {
-		return nil, err
-	}
-	seen := map[int]bool{}
-	var pids []int
-	for _, group := range groups {
-		data, err := os.ReadFile(filepath.Join(group, "cgroup.procs"))
-		if err != nil {
-			continue // removed meanwhile
-		}
-		for field := range strings.FieldsSeq(string(data)) {
-			if pid, err := strconv.Atoi(field); err == nil && pid != 0 && !seen[pid] {
-				seen[pid] = true
-				pids = append(pids, pid)
-			}
-		}
-	}
-	return pids, nil
 }

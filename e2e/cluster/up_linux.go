@@ -227,6 +227,9 @@ func (c *Cluster) converge(ctx context.Context, log io.Writer, s *state) (starte
 		return 0, err
 	}
 	for _, n := range nodes {
+		if err := ensureCgroup(n); err != nil {
+			return 0, err
+		}
 		if err := c.ensureNamespaces(ctx, n); err != nil {
 			return 0, err
 		}
@@ -411,6 +414,13 @@ func (c *Cluster) apiserver() process {
 		"--kubelet-client-certificate=" + c.pki("kubelet-client.crt"),
 		"--kubelet-client-key=" + c.pki("kubelet-client.key"),
 		"--kubelet-preferred-address-types=InternalIP",
+		"--requestheader-client-ca-file=" + c.pki("front-proxy-ca.crt"),
+		"--requestheader-allowed-names=front-proxy-client",
+		"--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + c.pki("front-proxy-client.crt"),
+		"--proxy-client-key-file=" + c.pki("front-proxy-client.key"),
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + c.pki("sa.pub"),
 		"--service-account-signing-key-file=" + c.pki("sa.key"),
