@@ -14,9 +14,9 @@ import (
 type quoting uint8
 
 const (
-	quoteJSON     quoting = iota // a JSON string
-	quoteNone                    // as it is
+	quoteNone     quoting = iota // as it is
 	quoteTerminal                // control characters escaped: the text is not ours
+	quoteJSON                    // a JSON string
 )
 
 const hexDigits = "0123456789abcdef"

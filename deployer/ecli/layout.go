@@ -96,7 +96,7 @@ const (
 	// that are written for one event: types come from the package, and a few
 	// nested arrays of nothing would print for ever.
 	maxNesting = 32
-	maxCost    = 1 << 24
+	maxCost    = 1 << 20
 	maxOps     = 1 << 16
 )
 

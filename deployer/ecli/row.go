@@ -15,6 +15,9 @@ type printer struct {
 	now    func() time.Time
 	// starts are the bytes at which the columns of the header begin.
 	starts []int
+	// clock is the time of second, as Unix counts, as rows show it.
+	clock  [8]byte
+	second int64
 }
 
 // headerTime heads the column of times, which are eight characters wide.
@@ -48,11 +51,12 @@ func (p *printer) event(dst, data []byte) []byte {
 		return append(dst, '\n')
 	}
 	line := len(dst)
-	hour, minute, second := p.now().Clock()
-	dst = append(dst,
-		byte('0'+hour/10), byte('0'+hour%10), ':',
-		byte('0'+minute/10), byte('0'+minute%10), ':',
-		byte('0'+second/10), byte('0'+second%10), ' ')
+	if now := p.now(); now.Unix() != p.second {
+		p.second = now.Unix()
+		now.AppendFormat(p.clock[:0], time.TimeOnly)
+	}
+	dst = append(dst, p.clock[:]...)
+	dst = append(dst, ' ')
 	for i, start := range p.starts {
 		if len(dst)-line >= start {
 			dst = append(dst, ' ')
