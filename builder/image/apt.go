@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +80,9 @@ func (a *apt) resolve(ctx context.Context, names []string) ([]debPackage, error)
 // CHECKSUM.
 var uriLine = regexp.MustCompile(`^'[^']+' ([a-z0-9][a-z0-9+.-]*)_([^_ /]+)_([a-z0-9-]+)\.deb [0-9]+ (\S+)$`)
 
+// debVersion is the grammar of deb-version(7).
+var debVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~:-]*$`)
+
 // parseURIs reads the output of apt-get --print-uris. It fails when a package
 // has no checksum, since nothing then says that tomorrow's is the same.
 func parseURIs(out string) ([]debPackage, error) {
@@ -94,9 +96,11 @@ func parseURIs(out string) ([]debPackage, error) {
 		if m == nil {
 			return nil, fmt.Errorf("read what apt-get printed: %q is no package with a checksum", line)
 		}
-		version, err := url.PathUnescape(m[2])
-		if err != nil {
-			return nil, fmt.Errorf("read what apt-get printed: version of %q: %w", line, err)
+		// apt escapes the colon of an epoch, and a version has no other character
+		// that it would escape.
+		version := strings.ReplaceAll(m[2], "%3a", ":")
+		if !debVersion.MatchString(version) {
+			return nil, fmt.Errorf("read what apt-get printed: %q is no version, in %q", m[2], line)
 		}
 		pkgs = append(pkgs, debPackage{name: m[1], version: version, arch: m[3], checksum: m[4]})
 	}
@@ -132,9 +136,9 @@ func (a *apt) download(ctx context.Context, pkgs []debPackage) ([]string, error)
 	return files, nil
 }
 
-// update brings the machine's lists of packages up to date, which only root
+// updateLists brings the machine's lists of packages up to date, which only root
 // may.
-func update(ctx context.Context) error {
+func updateLists(ctx context.Context) error {
 	// Another apt may be at work; wait for it rather than fail.
 	if _, err := run(ctx, "/", "apt-get", "-o", "DPkg::Lock::Timeout=600", "update"); err != nil {
 		return fmt.Errorf("update the lists of Debian packages: %w", err)

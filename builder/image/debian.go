@@ -58,7 +58,7 @@ func debianLayer(ctx context.Context, o Options) (*layer, error) {
 		return nil, manifest.WithKind(manifest.KindPrecondition, err, "Run `apt-get update` as root, then try again.")
 	}
 	o.log("updating the lists of Debian packages")
-	if err := update(ctx); err != nil {
+	if err := updateLists(ctx); err != nil {
 		return nil, err
 	}
 	return makeDebianLayer(ctx, o)

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"flag"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
+
+	"github.com/ebpm/ebpm/manifest"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// golden compares lines with the file of that name.
+func golden(t *testing.T, name string, lines []string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
+	got := strings.Join(lines, "\n") + "\n"
+	if *update {
+		writeFile(t, file, got, 0o644)
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s differs (-want +got):\n%s", file, diff)
+	}
+}
+
+func TestRunner(t *testing.T) {
+	image, err := Runner(t.Context(), options(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Image(image); err != nil {
+		t.Error(err)
+	}
+	golden(t, "runner.txt", files(t, image))
+	config, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := v1.Config{
+		User:       "0:0",
+		Env:        []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
+		Entrypoint: []string{"/usr/local/bin/ebpm"},
+		WorkingDir: "/",
+		Labels: map[string]string{
+			"org.opencontainers.image.title":       "ebpm",
+			"org.opencontainers.image.description": "Pulls eBPF packages and runs them on the nodes of a cluster.",
+			"org.opencontainers.image.version":     manifest.Version,
+			"org.opencontainers.image.source":      "https://github.com/ebpm/ebpm",
+			"org.opencontainers.image.created":     "1970-01-01T00:00:00Z",
+		},
+	}
+	if diff := cmp.Diff(want, config.Config); diff != "" {
+		t.Errorf("config differs (-want +got):\n%s", diff)
+	}
+	if config.OS != "linux" || config.Architecture != runtime.GOARCH || !config.Created.Equal(time.Unix(0, 0)) {
+		t.Errorf("it is for %s/%s of %v, want linux/%s of 1970", config.OS, config.Architecture, config.Created, runtime.GOARCH)
+	}
+	layers, err := image.Layers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(layers) != 3 {
+		t.Errorf("%d layers, want one of folders and one a program", len(layers))
+	}
+}
+
+func TestEpoch(t *testing.T) {
+	o := options(t)
+	digests := map[v1.Hash]bool{}
+	for _, epoch := range []time.Time{{}, time.Unix(0, 0), time.Unix(1700000000, 0), time.Unix(1700000000, 0).In(time.FixedZone("x", 3600))} {
+		o.Epoch = epoch
+		image, err := Runner(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := image.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests[d] = true
+	}
+	if len(digests) != 2 {
+		t.Errorf("two times, each given twice, gave %d digests", len(digests))
+	}
+}
+
+func TestRunnerErrors(t *testing.T) {
+	other := elf.EM_AARCH64
+	if machines[runtime.GOARCH] == other {
+		other = elf.EM_X86_64
+	}
+	for _, tt := range []struct {
+		name, program, err string
+		arch               string
+		kind               manifest.Kind
+	}{
+		{name: "a script", program: "#!/bin/sh\n", err: "not an ELF file", kind: manifest.KindPrecondition},
+		{name: "dynamic", program: string(elfFile(dynamic{interpreter: "/lib/ld.so"})), err: "it is not static, it needs /lib/ld.so", kind: manifest.KindPrecondition},
+		{name: "libraries", program: string(elfFile(dynamic{libraries: []string{"libc.so.6"}})), err: "it needs libc.so.6", kind: manifest.KindPrecondition},
+		{name: "another machine's", program: string(elfFile(dynamic{machine: other})), err: "it is for " + other.String(), kind: manifest.KindPrecondition},
+		{name: "unknown architecture", program: string(elfFile(dynamic{})), arch: "vax", err: `"vax": unknown architecture`, kind: manifest.KindUsage},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := options(t)
+			o.Arch = tt.arch
+			writeFile(t, filepath.Join(o.Binaries, "ebpm"), tt.program, 0o755)
+			_, err := Runner(t.Context(), o)
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("error %v, want %q", err, tt.err)
+			}
+			if got := manifest.KindOf(err); got != tt.kind {
+				t.Errorf("kind %d, want %d", got, tt.kind)
+			}
+		})
+	}
+}
+
+func TestWriteLayouts(t *testing.T) {
+	newDistro(t, "")
+	o := options(t)
+	dir := filepath.Join(t.TempDir(), "dist", "images")
+	for range 2 { // the second time replaces the first
+		images, err := Build(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refs, err := WriteLayouts(t.Context(), dir, images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, image := range images {
+			want, err := image.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if wantRef := "oci:" + filepath.Join(dir, image.Name) + ":" + manifest.Version + "@" + want.String(); refs[i].String() != wantRef {
+				t.Errorf("reference %s, want %s", refs[i], wantRef)
+			}
+			index, err := layout.ImageIndexFromPath(filepath.Join(dir, image.Name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := validate.Index(index); err != nil {
+				t.Error(err)
+			}
+			m, err := index.IndexManifest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(m.Manifests) != 1 || m.Manifests[0].Digest != want || m.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != manifest.Version {
+				t.Errorf("the layout holds %+v, want one image %s, tagged %s", m.Manifests, want, manifest.Version)
+			}
+		}
+		assertNoTemp(t, dir)
+		writeFile(t, filepath.Join(o.Binaries, "ecc"), string(elfFile(dynamic{}))+"new", 0o600)
+		writeFile(t, filepath.Join(o.Binaries, "ebpm"), string(elfFile(dynamic{}))+"new", 0o600)
+	}
+}
+
+// A layout that cannot be finished leaves the one of before.
+func TestWriteLayoutsFails(t *testing.T) {
+	newDistro(t, "")
+	o := options(t)
+	dir := t.TempDir()
+	images, err := Build(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := WriteLayouts(t.Context(), dir, images); err != nil {
+		t.Fatal(err)
+	}
+	builder := images[1:]
+	if err := os.RemoveAll(o.Cache); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := WriteLayouts(t.Context(), dir, builder); err == nil || !strings.Contains(err.Error(), "write layout of image ebpm-builder: ") {
+		t.Errorf("without its layer, the error is %v", err)
+	}
+	assertNoTemp(t, dir)
+	index, err := layout.ImageIndexFromPath(filepath.Join(dir, BuilderName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(index); err != nil {
+		t.Errorf("the layout of before: %v", err)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := WriteLayouts(ctx, dir, builder); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted, the error is %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestPush(t *testing.T) {
+	newDistro(t, "")
+	o := options(t)
+	var uploads atomic.Int64
+	blobs := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/blobs/uploads/") {
+			uploads.Add(1)
+		}
+		blobs.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	t.Setenv("DOCKER_CONFIG", t.TempDir())
+
+	push := func() []*Image {
+		t.Helper()
+		images, err := Build(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refs, err := Push(t.Context(), host+"/team", true, images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, image := range images {
+			want, err := image.Digest()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if wantRef := host + "/team/" + image.Name + "@" + want.String(); refs[i].String() != wantRef {
+				t.Errorf("reference %s, want %s", refs[i], wantRef)
+			}
+			tag, err := name.NewTag(host+"/team/"+image.Name+":"+manifest.Version, name.Insecure)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := remote.Image(tag)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := validate.Image(got); err != nil {
+				t.Error(err)
+			}
+			if d, err := got.Digest(); err != nil || d != want {
+				t.Errorf("the tag is %s (%v), want %s", d, err, want)
+			}
+		}
+		return images
+	}
+	push()
+	before := uploads.Load()
+	writeFile(t, filepath.Join(o.Binaries, "ecc"), string(elfFile(dynamic{}))+"new", 0o600)
+	images := push()
+	if got := uploads.Load() - before; got != 2 {
+		t.Errorf("after a change of ecc %d blobs were sent, want its layer and the config", got)
+	}
+
+	if _, err := Push(t.Context(), host, false, images); !errors.Is(err, errPlainHTTP) {
+		t.Errorf("push without plain HTTP: error %v, want %v", err, errPlainHTTP)
+	}
+	if _, err := Push(t.Context(), "team", true, images); manifest.KindOf(err) != manifest.KindUsage {
+		t.Errorf("push to no registry: error %v, want a usage error", err)
+	}
+	server.Close()
+	if _, err := Push(t.Context(), host, true, images); err == nil || !strings.Contains(err.Error(), "push image "+host+"/ebpm:") {
+		t.Errorf("push to a registry that is down: error %v", err)
+	}
+}
