@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deployer
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ebpm/ebpm/manifest"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// Package is what a plan needs to know of a package. All of it comes from bytes
+// that were verified.
+type Package struct {
+	// Reference has a digest, and the tag that it was resolved from, if any.
+	Reference manifest.Reference
+	// Platforms are those of the index, sorted by architecture.
+	Platforms []PlatformPackage
+}
+
+// PlatformPackage is the package for one platform.
+type PlatformPackage struct {
+	Platform manifest.Platform
+	Config   *manifest.Config
+	Object   *manifest.Object
+	// Columns are the fields of its events, in their order.
+	Columns []string
+	// ObjectSize and PackageSize are in bytes, that of package.json as stored.
+	ObjectSize, PackageSize int
+}
+
+// NewPlatformPackage verifies one child of a package: its config must say of
+// its object what the object says.
+func NewPlatformPackage(platform manifest.Platform, config *manifest.Config, packageJSON []byte) (PlatformPackage, error) {
+	fail := func(err error) (PlatformPackage, error) {
+		return PlatformPackage{}, fmt.Errorf("package for %s: %w", platform, err)
+	}
+	p, err := manifest.DecodePackage(packageJSON)
+	if err != nil {
+		return fail(manifest.WithKind(manifest.KindUnverified, err, ""))
+	}
+	if err := config.Verify(p); err != nil {
+		return fail(err)
+	}
+	object, err := manifest.Inspect(p.Object)
+	if err != nil {
+		return fail(manifest.WithKind(manifest.KindUnverified, err, ""))
+	}
+	return PlatformPackage{
+		Platform:    platform,
+		Config:      config,
+		Object:      object,
+		Columns:     p.Meta.Columns(),
+		ObjectSize:  len(p.Object),
+		PackageSize: len(packageJSON),
+	}, nil
+}
+
+// platform returns the package for an architecture, or nil.
+func (p *Package) platform(architecture string) *PlatformPackage {
+	for i := range p.Platforms {
+		if p.Platforms[i].Platform.Architecture == architecture {
+			return &p.Platforms[i]
+		}
+	}
+	return nil
+}
+
+func (p *Package) architectures() []string {
+	var all []string
+	for _, platform := range p.Platforms {
+		all = append(all, platform.Platform.Architecture)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// exclusive returns a program that cannot run beside its successor, or "".
+func (p *Package) exclusive() string {
+	for _, platform := range p.Platforms {
+		if name := platform.Object.Exclusive(); name != "" {
+			return name
+		}
+	}
+	return ""
+}
+
+// DefaultName returns the name of a release of ref that was given none: the
+// last component of the repository as a DNS label. The error is of
+// [manifest.KindUsage].
+func DefaultName(ref manifest.Reference) (string, error) {
+	name := strings.Trim(strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		}
+		return '-'
+	}, ref.Name()), "-")
+	if len(name) > validation.DNS1123LabelMaxLength {
+		name = strings.TrimRight(name[:validation.DNS1123LabelMaxLength], "-")
+	}
+	if err := checkName(name); err != nil {
+		return "", manifest.WithKind(manifest.KindUsage, fmt.Errorf("name a release of %s: %q is no DNS label", ref, ref.Name()), "Give it a name with --name.")
+	}
+	return name, nil
+}
+
+func checkName(name string) error {
+	if problems := validation.IsDNS1123Label(name); len(problems) > 0 {
+		return manifest.WithKind(manifest.KindUsage, fmt.Errorf("release name %q: %s", name, strings.Join(problems, "; ")), "")
+	}
+	return nil
+}

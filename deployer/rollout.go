@@ -1,0 +1,454 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deployer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ebpm/ebpm/manifest"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/tools/cache"
+)
+
+// DefaultTimeout is how long a rollout may stand still.
+const DefaultTimeout = 2 * time.Minute
+
+// RolloutOptions say how to wait for a move.
+type RolloutOptions struct {
+	// NoWait returns as soon as the cluster knows what is wanted.
+	NoWait bool
+	// Timeout bounds the time without progress; 0 is DefaultTimeout.
+	Timeout time.Duration
+	// Deadline bounds the whole wait; 0 does not.
+	Deadline time.Duration
+	// KeepFailed leaves a first deploy that failed everywhere.
+	KeepFailed bool
+	// Progress, if set, is called for each change, from one goroutine.
+	Progress func(Progress)
+}
+
+// Progress is a change of one node.
+type Progress struct {
+	NodeResult
+	// Attached counts the nodes that have the new revision, of Desired.
+	Attached, Desired int
+}
+
+// Result is what a move led to.
+type Result struct {
+	Name      string `json:"name"`
+	Namespace string `json:"namespace"`
+	Action    Action `json:"action"`
+	Reference string `json:"reference"`
+	Tag       string `json:"tag,omitempty"`
+	Digest    string `json:"digest"`
+	// Revision is 0 where it was not waited for.
+	Revision int64 `json:"revision,omitempty"`
+	// Previous is the revision that was left, nil for a new release.
+	Previous *Revision    `json:"previous,omitempty"`
+	Attached int          `json:"attached"`
+	Desired  int          `json:"desired"`
+	Nodes    []NodeResult `json:"nodes,omitempty"`
+	Skipped  []Skipped    `json:"skipped,omitempty"`
+	Notes    []string     `json:"notes,omitempty"`
+	// Seconds are those from the write to the end of the wait.
+	Seconds float64 `json:"seconds,omitempty"`
+}
+
+// Interrupted is the error of a wait that its context ended. The rollout goes
+// on in the cluster.
+type Interrupted struct {
+	Release string
+	Err     error
+}
+
+// Error says that the rollout goes on.
+func (e *Interrupted) Error() string {
+	return fmt.Sprintf("release %s: no longer waited for (%v); its rollout goes on", e.Release, e.Err)
+}
+
+// Unwrap returns the error of the context.
+func (e *Interrupted) Unwrap() error { return e.Err }
+
+// RolloutError is the error of a rollout that did not finish. In its chain is a
+// [manifest.Error] of [manifest.KindPartial] when the new revision is attached
+// on some node, else of [manifest.KindFailure].
+type RolloutError struct {
+	Release           string
+	Why               string
+	Attached, Desired int
+	// Nodes are those that are not attached.
+	Nodes []NodeResult
+	// Removed is true when the release was new, and was taken away again.
+	Removed bool
+}
+
+// Error returns one line, and for each node that is not attached its cause.
+func (e *RolloutError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "release %s: attached on %d of %d nodes: %s", e.Release, e.Attached, e.Desired, e.Why)
+	for _, n := range e.Nodes {
+		fmt.Fprintf(&b, "\n  %s: %s", n.Node, n.State)
+		if n.Restarts > 0 {
+			fmt.Fprintf(&b, " (restarts: %d)", n.Restarts)
+		}
+		if n.Cause != "" {
+			b.WriteString(": " + strings.ReplaceAll(n.Cause, "\n", "\n    "))
+		}
+	}
+	if e.Removed {
+		b.WriteString("\nThe release was new and was removed again.")
+	}
+	return b.String()
+}
+
+// view is a rollout at one moment.
+type view struct {
+	// observed is false until the controller has seen the template.
+	observed bool
+	nodes    []nodeView
+	// bound is how many nodes may be underway at once.
+	bound int
+}
+
+// nodeView is one node that is waited for.
+type nodeView struct {
+	NodeResult
+	hopeless bool
+	// old is true while an instance of another revision lives there.
+	old bool
+}
+
+// viewOf reads a rollout to the move id on the nodes that are waited for.
+func viewOf(ds *appsv1.DaemonSet, pods []*corev1.Pod, id int64, nodes []string) view {
+	v := view{observed: ds.Status.ObservedGeneration >= ds.Generation, bound: len(nodes)}
+	if r := ds.Spec.UpdateStrategy.RollingUpdate; r != nil && r.MaxSurge != nil && r.MaxUnavailable != nil {
+		v.bound = max(1, r.MaxSurge.IntValue(), r.MaxUnavailable.IntValue())
+	}
+	for _, name := range nodes {
+		n := nodeView{NodeResult: NodeResult{Node: name, State: StateAbsent}}
+		for _, pod := range pods {
+			if nodeNameOf(pod) != name {
+				continue
+			}
+			in := instanceOf(pod)
+			switch {
+			case in.State == StateEnding:
+			case readMove(pod.Annotations).ID != id:
+				n.old = true
+			case n.State == StateAbsent || in.State.stage() > n.State.stage():
+				n.NodeResult, n.hopeless = in.NodeResult, in.hopeless()
+			}
+		}
+		v.nodes = append(v.nodes, n)
+	}
+	return v
+}
+
+func (v view) attached() int {
+	n := 0
+	for _, node := range v.nodes {
+		if node.State == StateAttached {
+			n++
+		}
+	}
+	return n
+}
+
+func (v view) done() bool {
+	if !v.observed {
+		return false
+	}
+	for _, n := range v.nodes {
+		if n.State != StateAttached || n.old {
+			return false
+		}
+	}
+	return true
+}
+
+// stuck reports whether nothing will happen any more by itself: whatever is
+// underway fails again and again, and Kubernetes starts nothing beside it.
+func (v view) stuck() bool {
+	if !v.observed {
+		return false
+	}
+	failing, waiting := 0, 0
+	for _, n := range v.nodes {
+		switch {
+		case n.State == StateAttached:
+			if n.old {
+				return false // the old instance is about to go
+			}
+		case n.hopeless:
+			failing++
+		case n.State == StateAbsent && n.old:
+			waiting++
+		default:
+			return false
+		}
+	}
+	return failing > 0 && (waiting == 0 || failing >= v.bound)
+}
+
+func (v view) results() []NodeResult {
+	out := make([]NodeResult, 0, len(v.nodes))
+	for _, n := range v.nodes {
+		out = append(out, n.NodeResult)
+	}
+	return out
+}
+
+// tracker turns views into progress. A crash loop goes back and forth, so only
+// what has not been reached before counts.
+type tracker struct {
+	best map[string]int
+	last map[string]NodeResult
+}
+
+// update returns whether v is progress, and the nodes that changed.
+func (t *tracker) update(v view) (progress bool, changed []NodeResult) {
+	if t.best == nil {
+		t.best, t.last = map[string]int{}, map[string]NodeResult{}
+	}
+	for _, n := range v.nodes {
+		stage := n.State.stage()
+		if n.State == StateAttached && !n.old {
+			stage++
+		}
+		if stage > t.best[n.Node] {
+			t.best[n.Node], progress = stage, true
+		}
+		if last, ok := t.last[n.Node]; !ok || last != n.NodeResult {
+			t.last[n.Node] = n.NodeResult
+			changed = append(changed, n.NodeResult)
+		}
+	}
+	return progress, changed
+}
+
+// wait watches a rollout to the move id until it is done, stuck, out of time or
+// taken over by another move. nodes are those to wait for.
+func (c *Client) wait(ctx context.Context, name string, id int64, nodes []string, o RolloutOptions) (view, error) {
+	timeout := o.Timeout
+	if timeout == 0 {
+		timeout = DefaultTimeout
+	}
+	watchCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	w, err := c.watch(watchCtx, name)
+	if err != nil {
+		return view{}, err
+	}
+	still := time.NewTimer(timeout)
+	defer still.Stop()
+	var deadline <-chan time.Time
+	if o.Deadline > 0 {
+		timer := time.NewTimer(o.Deadline)
+		defer timer.Stop()
+		deadline = timer.C
+	}
+	var t tracker
+	var v view
+	for {
+		ds, pods := w.read()
+		if ds == nil {
+			return v, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: somebody deleted it during its rollout", name), "")
+		}
+		if m := readMove(ds.Spec.Template.Annotations); m.ID != id {
+			return v, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: another move took over (%s to %s by %q)", name, m.Reason, m.pkg(), m.User), "ebpm history "+name+" shows it.")
+		}
+		v = viewOf(ds, pods, id, nodes)
+		progress, changed := t.update(v)
+		if o.Progress != nil {
+			for _, n := range changed {
+				o.Progress(Progress{NodeResult: n, Attached: v.attached(), Desired: len(nodes)})
+			}
+		}
+		if progress {
+			still.Reset(timeout)
+		}
+		switch {
+		case v.done():
+			return v, nil
+		case v.stuck():
+			return v, c.unfinished(ctx, name, v, "every new instance fails, again after a restart")
+		}
+		select {
+		case <-ctx.Done():
+			return v, &Interrupted{Release: name, Err: context.Cause(ctx)}
+		case err := <-w.failed:
+			return v, err
+		case <-still.C:
+			return v, c.unfinished(ctx, name, v, fmt.Sprintf("no progress for %s", timeout))
+		case <-deadline:
+			return v, c.unfinished(ctx, name, v, fmt.Sprintf("not finished after %s", o.Deadline))
+		case <-w.changed:
+		}
+	}
+}
+
+// unfinished makes the error of a rollout, with the events of the cluster where
+// a node gives no cause: what the kubelet or the controller could not do is
+// said nowhere else.
+func (c *Client) unfinished(ctx context.Context, name string, v view, why string) error {
+	e := &RolloutError{Release: name, Why: why, Attached: v.attached(), Desired: len(v.nodes)}
+	kind := manifest.KindFailure
+	if e.Attached > 0 {
+		kind = manifest.KindPartial
+	}
+	var events []corev1.Event
+	for _, n := range v.nodes {
+		if n.State == StateAttached && !n.old {
+			continue
+		}
+		if n.Cause == "" && n.State != StateAttached {
+			if events == nil {
+				events = c.warnings(ctx)
+			}
+			n.Cause = eventOf(events, name, n.Node)
+		}
+		if n.State == StateAbsent && n.old && n.Cause == "" {
+			n.Cause = "not reached yet; the old instance keeps running"
+		} else if n.old && n.State == StateFailed {
+			n.Cause += "\nThe old instance keeps running."
+		}
+		e.Nodes = append(e.Nodes, n.NodeResult)
+	}
+	return manifest.WithKind(kind, e, "ebpm status "+name+" shows it; ebpm rollback "+name+" goes back.")
+}
+
+// warnings returns the warnings of the namespace, the newest first. They only
+// explain, so none is returned where they cannot be read.
+func (c *Client) warnings(ctx context.Context) []corev1.Event {
+	list, err := c.kube.CoreV1().Events(c.namespace).List(ctx, metav1.ListOptions{FieldSelector: "type=Warning"})
+	if err != nil {
+		return []corev1.Event{}
+	}
+	slices.SortStableFunc(list.Items, func(a, b corev1.Event) int { return b.LastTimestamp.Compare(a.LastTimestamp.Time) })
+	return list.Items
+}
+
+// eventOf returns the newest warning on a Pod of a release on a node, else on
+// its DaemonSet.
+func eventOf(events []corev1.Event, release, node string) string {
+	var onRelease string
+	for _, e := range events {
+		text := e.Reason + ": " + strings.TrimSpace(e.Message)
+		switch o := e.InvolvedObject; {
+		case o.Kind == "Pod" && strings.HasPrefix(o.Name, release+"-") && e.Source.Host == node && e.Reason != "Unhealthy":
+			return text
+		case o.Kind == "DaemonSet" && o.Name == release && onRelease == "":
+			onRelease = text
+		}
+	}
+	return onRelease
+}
+
+// watcher holds a DaemonSet and its Pods as the API server has them.
+type watcher struct {
+	name    string
+	daemons cache.SharedIndexInformer
+	pods    cache.SharedIndexInformer
+	// changed has room for one: it says that something did, not how often.
+	changed chan struct{}
+	failed  chan error
+}
+
+// watch starts to watch a release until ctx ends, and returns when its state is
+// known.
+func (c *Client) watch(ctx context.Context, name string) (*watcher, error) {
+	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, 0, informers.WithNamespace(c.namespace),
+		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = selectorOf(name) }))
+	w := &watcher{
+		name:    name,
+		daemons: factory.Apps().V1().DaemonSets().Informer(),
+		pods:    factory.Core().V1().Pods().Informer(),
+		changed: make(chan struct{}, 1),
+		failed:  make(chan error, 1),
+	}
+	signal := func() {
+		select {
+		case w.changed <- struct{}{}:
+		default:
+		}
+	}
+	for resource, informer := range map[string]cache.SharedIndexInformer{"daemonsets": w.daemons, "pods": w.pods} {
+		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+			AddFunc:    func(any) { signal() },
+			UpdateFunc: func(any, any) { signal() },
+			DeleteFunc: func(any) { signal() },
+		})
+		if err != nil {
+			return nil, fmt.Errorf("watch %s: %w", resource, err)
+		}
+		// The informer tries again by itself; only what will not pass is an error.
+		err = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
+			if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+				verb := "watch"
+				if strings.Contains(err.Error(), "cannot list") {
+					verb = "list"
+				}
+				select {
+				case w.failed <- c.failed(verb, resource, "", err):
+				default:
+				}
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("watch %s: %w", resource, err)
+		}
+	}
+	factory.StartWithContext(ctx)
+	synced := make(chan struct{})
+	go func() {
+		cache.WaitForCacheSync(ctx.Done(), w.daemons.HasSynced, w.pods.HasSynced)
+		close(synced)
+	}()
+	select {
+	case <-synced:
+		if err := ctx.Err(); err != nil {
+			return nil, &Interrupted{Release: name, Err: err}
+		}
+		return w, nil
+	case err := <-w.failed:
+		return nil, err
+	}
+}
+
+// read returns the DaemonSet, or nil when it is gone, and the Pods.
+func (w *watcher) read() (*appsv1.DaemonSet, []*corev1.Pod) {
+	var ds *appsv1.DaemonSet
+	for _, o := range w.daemons.GetStore().List() {
+		if d, ok := o.(*appsv1.DaemonSet); ok && d.Name == w.name {
+			ds = d
+		}
+	}
+	var pods []*corev1.Pod
+	for _, o := range w.pods.GetStore().List() {
+		if p, ok := o.(*corev1.Pod); ok && labels.Set(p.Labels).Get(labelRelease) == w.name {
+			pods = append(pods, p)
+		}
+	}
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	return ds, pods
+}
+
+// asRollout returns the RolloutError in err's chain, or nil.
+func asRollout(err error) *RolloutError {
+	var e *RolloutError
+	if errors.As(err, &e) {
+		return e
+	}
+	return nil
+}
