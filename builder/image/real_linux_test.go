@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build e2e
+
+package image
+
+import (
+	"archive/tar"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+)
+
+// The largest sizes of the images, in bytes, uncompressed.
+const (
+	maxRunner  = 60_000_000
+	maxBuilder = 450_000_000
+)
+
+// realOptions builds the real programs.
+func realOptions(t *testing.T) Options {
+	t.Helper()
+	o := Options{Binaries: t.TempDir(), Log: testLog{t}}
+	for _, name := range []string{"ebpm", "ecli", "ecc"} {
+		build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", o.Binaries, "./cmd/"+name)
+		build.Dir = "../.."
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", name, err, out)
+		}
+	}
+	return o
+}
+
+// The real images are small enough, and alike whether the Debian layer comes
+// from the cache or is made anew.
+func TestRealImages(t *testing.T) {
+	o := realOptions(t)
+	warm, err := Build(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Cache = t.TempDir()
+	defer syscall.Umask(syscall.Umask(0o077))
+	cold, err := Build(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, limit := range []int64{maxRunner, maxBuilder} {
+		a, b := warm[i], cold[i]
+		t.Logf("%s: %d bytes, %d compressed", a.Name, a.Uncompressed, a.Compressed)
+		if a.Uncompressed > limit {
+			t.Errorf("image %s has %d bytes, at most %d are allowed", a.Name, a.Uncompressed, limit)
+		}
+		if x, y := digestOf(t, a), digestOf(t, b); x != y {
+			t.Errorf("image %s has the digests %s and %s", a.Name, x, y)
+		}
+	}
+	t.Run("ecc", func(t *testing.T) { testCompile(t, cold[1]) })
+}
+
+func digestOf(t *testing.T, image v1.Image) v1.Hash {
+	t.Helper()
+	d, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// testCompile runs ecc in the image as a Job does: as the user nonroot, who can
+// write nothing but /tmp.
+func testCompile(t *testing.T, image v1.Image) {
+	if os.Geteuid() != 0 {
+		t.Skip("chroot needs root")
+	}
+	root := t.TempDir()
+	unpack(t, image, root)
+	// The test's own folders are for root alone.
+	if err := os.Chmod(root, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"src", "out"} {
+		if err := os.Mkdir(filepath.Join(root, "tmp", dir), 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chown(filepath.Join(root, "tmp", dir), NonRoot, NonRoot); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const source = `// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+#include <linux/types.h>
+#include <stdint.h>
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+uint64_t seen;
+
+SEC("tracepoint/syscalls/sys_enter_openat")
+int count(void *ctx)
+{
+	__sync_fetch_and_add(&seen, 1);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
+`
+	name := filepath.Join(root, "tmp", "src", "count.bpf.c")
+	writeFile(t, name, source, 0o644)
+	if err := os.Chmod(name, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ecc := &exec.Cmd{
+		Path: "/usr/local/bin/ecc",
+		Args: []string{"ecc", "/tmp/src/count.bpf.c", "-o", "/tmp/out"},
+		Env:  []string{"PATH=/usr/local/bin:/usr/bin:/bin", "TMPDIR=/tmp"},
+		Dir:  "/",
+		// os/exec would open /dev/null, which a container has and root has not.
+		Stdin: os.Stdin,
+		SysProcAttr: &syscall.SysProcAttr{
+			Chroot:     root,
+			Credential: &syscall.Credential{Uid: NonRoot, Gid: NonRoot},
+		},
+	}
+	if out, err := ecc.CombinedOutput(); err != nil {
+		t.Fatalf("ecc: %v\n%s", err, out)
+	}
+	if info, err := os.Stat(filepath.Join(root, "tmp", "out", "package.json")); err != nil || info.Size() == 0 {
+		t.Errorf("package.json: %v, %v", info, err)
+	}
+}
+
+// unpack writes the image's files to root.
+func unpack(t *testing.T, image v1.Image, root string) {
+	t.Helper()
+	r := mutate.Extract(image)
+	defer r.Close()
+	tr := tar.NewReader(r)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := filepath.Join(root, h.Name)
+		// mutate.Extract gives the upper layers first, folders of the lower ones
+		// can come again.
+		switch h.Typeflag {
+		case tar.TypeDir:
+			if err = os.MkdirAll(name, 0o755); err == nil {
+				err = os.Chmod(name, h.FileInfo().Mode())
+			}
+		case tar.TypeSymlink:
+			err = os.Symlink(h.Linkname, name)
+		case tar.TypeReg:
+			var f *os.File
+			if f, err = os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755); err == nil {
+				_, err = io.Copy(f, tr)
+				err = errors.Join(err, f.Chmod(h.FileInfo().Mode()), f.Close())
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
