@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -60,9 +61,12 @@ func (c *compilation) frontendArgs() ([]string, error) {
 		args = append(args, "-I"+c.vmlinuxDir)
 	}
 	args = append(args, c.CFlags...)
-	args = append(args, "-I"+c.sourceDir())
+	// The folder of the source as the user named it, so that messages name the
+	// files in it likewise.
+	args = append(args, "-I"+filepath.Dir(c.sourceArg()))
 	args = append(args, c.reproducibleFlags()...)
-	if len(c.structs) > 0 {
+	// clang 14 cannot read back the bitcode of an empty file.
+	if len(c.structs) > 0 || len(c.source) == 0 {
 		overlay, err := c.overlay()
 		if err != nil {
 			return nil, err
@@ -129,9 +133,19 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
 		return nil, nil, err
 	}
-	// clang quotes the lines that it complains about, so that messages about a
-	// file that may not be read are not shown.
+	// clang quotes the lines that it complains about, so that its messages are
+	// shown once it is certain that it read nothing that it should not.
 	dependencies, err = c.checkIncludes(deps, headers)
+	if err != nil {
+		return nil, nil, err
+	}
+	back := append(c.commonFlags(), c.CFlags...)
+	back = append(back, "-Qunused-arguments", "-Xclang", "-disable-llvm-passes", "-x", "ir", bitcode)
+	if compileErr == nil {
+		err = c.checkAssembly(ctx, bitcode, back)
+	} else {
+		err = c.checkFailedAssembly(ctx)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,12 +155,10 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	}
 
 	object := filepath.Join(c.scratch, c.objectFile())
-	back := append(c.commonFlags(), c.CFlags...)
-	back = append(back, "-Qunused-arguments", "-Xclang", "-disable-llvm-passes", "-x", "ir", bitcode)
 	messages, compileErr = run(ctx, toolEnv(), c.Clang, append(back, "-c", "-o", object)...)
 	if err := c.toolFailed(c.Clang, compileErr); err != nil {
 		if isCompileError(err) {
-			c.print(c.explainBackend(ctx, front, messages))
+			c.print(c.explainBackend(ctx, messages))
 		}
 		return nil, nil, err
 	}
@@ -163,7 +175,12 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 
 // explainBackend returns the messages of a compile in one step, which know the
 // place of what the second step refuses, or those of the second step.
-func (c *compilation) explainBackend(ctx context.Context, front []string, messages []byte) []byte {
+func (c *compilation) explainBackend(ctx context.Context, messages []byte) []byte {
+	front, err := c.frontendArgs()
+	if err != nil {
+		return c.userNames(messages)
+	}
+	front = slices.DeleteFunc(front, func(arg string) bool { return strings.HasPrefix(arg, prefixMapFlag) })
 	better, err := run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
 	if isCompileError(c.toolFailed(c.Clang, err)) && len(better) > 0 {
 		return better

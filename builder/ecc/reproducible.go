@@ -11,6 +11,8 @@ import (
 	"time"
 )
 
+const prefixMapFlag = "-ffile-prefix-map="
+
 // reproducibleFlags keep the machine, the folder and the hour out of the object.
 func (c *compilation) reproducibleFlags() []string {
 	now := sourceDate()
@@ -25,7 +27,7 @@ func (c *compilation) reproducibleFlags() []string {
 		"-D__TIMESTAMP__=" + quoteC(now.Format("Mon Jan _2 15:04:05 2006")),
 	}
 	for _, m := range c.prefixMaps() {
-		flags = append(flags, "-ffile-prefix-map="+m.from+"="+m.to)
+		flags = append(flags, prefixMapFlag+m.from+"="+m.to)
 	}
 	return flags
 }

@@ -57,10 +57,16 @@ func openObject(data []byte) (o *object, err error) {
 	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
 		return nil, fmt.Errorf("read object: symbols: %w", err)
 	}
-	o.types, err = btf.LoadSpecFromReader(bytes.NewReader(data))
-	if errors.Is(err, btf.ErrNotFound) {
+	section := file.Section(".BTF")
+	if section == nil {
 		return o, nil
 	}
+	raw, err := section.Data()
+	if err != nil {
+		return nil, fmt.Errorf("read object: BTF: %w", err)
+	}
+	// Not the whole object: for that cilium/ebpf refuses some externs.
+	o.types, err = btf.LoadSpecFromReader(bytes.NewReader(raw))
 	if err != nil {
 		return nil, fmt.Errorf("read object: BTF: %w", err)
 	}
@@ -73,6 +79,50 @@ func openObject(data []byte) (o *object, err error) {
 		}
 	}
 	return o, nil
+}
+
+// offsets returns the offsets of a section's variables by name. Those in BTF
+// are zero until an object is linked.
+func (o *object) offsets(section string) map[string]uint64 {
+	offsets := map[string]uint64{}
+	for _, sym := range o.symbols {
+		if elf.ST_TYPE(sym.Info) != elf.STT_OBJECT || elf.ST_BIND(sym.Info) == elf.STB_LOCAL {
+			continue
+		}
+		if int(sym.Section) < len(o.elf.Sections) && o.elf.Sections[sym.Section].Name == section {
+			offsets[sym.Name] = sym.Value
+		}
+	}
+	return offsets
+}
+
+// placedVar is a variable that is not static.
+type placedVar struct {
+	*btf.Var
+	offset, size uint64
+}
+
+// placedVars lists the variables of a section by offset.
+func (o *object) placedVars(section string) ([]placedVar, error) {
+	sec := o.datasecs[section]
+	if sec == nil {
+		return nil, nil
+	}
+	offsets := o.offsets(section)
+	var vars []placedVar
+	for _, info := range sec.Vars {
+		v, ok := info.Type.(*btf.Var)
+		if !ok || v.Linkage == btf.StaticVar {
+			continue
+		}
+		offset, ok := offsets[v.Name]
+		if !ok {
+			return nil, fmt.Errorf("variable %s has no symbol", v.Name)
+		}
+		vars = append(vars, placedVar{v, offset, uint64(info.Size)})
+	}
+	slices.SortStableFunc(vars, func(a, b placedVar) int { return cmp.Compare(a.offset, b.offset) })
+	return vars, nil
 }
 
 // skeletonOf describes object, whose file is called fileName, as bpftool's
@@ -115,6 +165,13 @@ func (o *object) skeleton(fileName string) (manifest.Skeleton, error) {
 	}
 	if len(vars) > 0 {
 		addSection(&skel, kconfigSection, vars)
+	}
+	for _, section := range []string{".struct_ops", ".struct_ops.link"} {
+		maps, err := o.mapsIn(section)
+		if err != nil {
+			return skel, err
+		}
+		skel.Maps = append(skel.Maps, maps...)
 	}
 	skel.Progs, err = o.programs()
 	return skel, err
@@ -185,19 +242,13 @@ func isDataSection(s *elf.Section) bool {
 
 // variables lists the variables of a section that are not static.
 func (o *object) variables(section string) ([]manifest.Variable, error) {
-	sec := o.datasecs[section]
-	if sec == nil {
-		return nil, nil
+	placed, err := o.placedVars(section)
+	if err != nil {
+		return nil, err
 	}
-	infos := slices.Clone(sec.Vars)
-	slices.SortStableFunc(infos, func(a, b btf.VarSecinfo) int { return cmp.Compare(a.Offset, b.Offset) })
 	var vars []manifest.Variable
 	end := uint64(0)
-	for _, info := range infos {
-		v, ok := info.Type.(*btf.Var)
-		if !ok || v.Linkage == btf.StaticVar {
-			continue
-		}
+	for _, v := range placed {
 		typ, err := spellVariable(v.Type)
 		if err != nil {
 			return nil, fmt.Errorf("variable %s: %w", v.Name, err)
@@ -206,12 +257,11 @@ func (o *object) variables(section string) ([]manifest.Variable, error) {
 		// The skeleton's struct is laid out for 32-bit machines, so that an
 		// alignment of 8 needs explicit padding. Upstream calls it size.
 		align := uint64(min(alignOf(v.Type), 4))
-		offset := uint64(info.Offset)
-		if rounded := (end + align - 1) / align * align; rounded != offset {
-			padding := strconv.FormatInt(int64(offset)-int64(end), 10)
+		if rounded := (end + align - 1) / align * align; rounded != v.offset {
+			padding := strconv.FormatInt(int64(v.offset-end), 10)
 			variable.Extra = manifest.Fields{"size": json.RawMessage(padding)}
 		}
-		end = offset + uint64(info.Size)
+		end = v.offset + v.size
 		vars = append(vars, variable)
 	}
 	return vars, nil
@@ -267,17 +317,22 @@ func (o *object) declaredMaps() ([]manifest.MapMeta, error) {
 	if sec == nil {
 		return nil, nil
 	}
-	infos := slices.Clone(sec.Vars)
-	slices.SortStableFunc(infos, func(a, b btf.VarSecinfo) int { return cmp.Compare(a.Offset, b.Offset) })
-	var maps []manifest.MapMeta
-	for _, info := range infos {
-		v, ok := info.Type.(*btf.Var)
-		if !ok {
-			continue
-		}
-		if v.Linkage == btf.StaticVar {
+	for _, info := range sec.Vars {
+		if v, ok := info.Type.(*btf.Var); ok && v.Linkage == btf.StaticVar {
 			return nil, fmt.Errorf("map %s is static, which libbpf does not support: remove the word static", v.Name)
 		}
+	}
+	return o.mapsIn(".maps")
+}
+
+// mapsIn lists the variables of a section as maps.
+func (o *object) mapsIn(section string) ([]manifest.MapMeta, error) {
+	placed, err := o.placedVars(section)
+	if err != nil {
+		return nil, fmt.Errorf("section %s: %w", section, err)
+	}
+	var maps []manifest.MapMeta
+	for _, v := range placed {
 		maps = append(maps, manifest.MapMeta{Name: v.Name, Ident: v.Name})
 	}
 	return maps, nil
