@@ -17,7 +17,8 @@ const (
 	nodeKubelet    = "/var/lib/kubelet"
 	nodeContainerd = "/var/lib/containerd"
 	nodeCNI        = "/var/lib/cni"
-	nodeSocket     = "/run/containerd/containerd.sock"
+	nodeRuntime    = "/run/containerd" // containerd's state and its socket
+	nodeSocket     = nodeRuntime + "/containerd.sock"
 )
 
 // cgroupRoot is the cgroup below which the containers of all nodes are.
@@ -122,15 +123,9 @@ func kubeletConfig(n node, networks Networks) ([]byte, error) {
 // containerdConfig renders the configuration of a node's containerd. Paths are
 // those of the node's mount namespace.
 func containerdConfig(runc string) []byte {
-	return fmt.Appendf(nil, `version = 3
+	return fmt.Appendf(nil, `version = 4
 root = %[1]q
-state = "/run/containerd"
-
-[grpc]
-  address = %[2]q
-
-[ttrpc]
-  address = "/run/containerd/containerd.sock.ttrpc"
+state = %[2]q
 
 [plugins.'io.containerd.internal.v1.opt']
   path = "%[1]s/opt"
@@ -158,7 +153,7 @@ state = "/run/containerd"
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = [%[5]q]
   conf_dir = "%[6]s/net.d"
-`, nodeContainerd, nodeSocket, pauseImage, runc, cniPlugins, nodeCNI)
+`, nodeContainerd, nodeRuntime, pauseImage, runc, cniPlugins, nodeCNI)
 }
 
 // hostsConfig renders containerd's description of the registry: plain HTTP.

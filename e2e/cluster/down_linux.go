@@ -88,18 +88,25 @@ func Down(ctx context.Context, log io.Writer) error {
 
 // down removes everything; s is nil where nothing was written down.
 func down(ctx context.Context, s *state) error {
+	// Long enough for an eBPF program's runner to say goodbye; what the
+	// cluster's own programs would write down is removed anyway.
+	const patience = 2 * time.Second
 	// Kubelets first: they start again what ends. Then the containers, whose
 	// shims would outlive containerd.
-	if err := endProcesses(ctx, matching(func(f found) bool { return strings.HasSuffix(f.name, "/kubelet") }), 5*time.Second); err != nil {
+	if err := endProcesses(ctx, matching(func(f found) bool { return strings.HasSuffix(f.name, "/kubelet") }), patience); err != nil {
 		return err
 	}
-	if err := endProcesses(ctx, containerProcesses, 2*time.Second); err != nil {
+	if err := endProcesses(ctx, containerProcesses, patience); err != nil {
 		return err
 	}
-	if err := endProcesses(ctx, matching(func(found) bool { return true }), 5*time.Second); err != nil {
+	// A shim waits for containerd to let it go, whatever the signal.
+	if err := endProcesses(ctx, matching(func(f found) bool { return !strings.HasPrefix(f.exe, "containerd-shim") }), patience); err != nil {
 		return err
 	}
-	// A container that was being created meanwhile.
+	if err := endProcesses(ctx, matching(func(found) bool { return true }), 0); err != nil {
+		return err
+	}
+	// A container that was being made meanwhile.
 	if err := endProcesses(ctx, containerProcesses, 0); err != nil {
 		return err
 	}

@@ -39,7 +39,10 @@ type found struct {
 
 // findProcesses returns the running processes of the cluster, children of the
 // long-running ones included, except those inside of containers.
-func findProcesses() ([]found, error) {
+func findProcesses() ([]found, error) { return processesWith(processVariable) }
+
+// processesWith returns the processes that have an environment variable.
+func processesWith(variable string) ([]found, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -55,8 +58,8 @@ func findProcesses() ([]found, error) {
 		if err != nil {
 			continue
 		}
-		for variable := range bytes.SplitSeq(environ, []byte{0}) {
-			name, ok := strings.CutPrefix(string(variable), processVariable+"=")
+		for pair := range bytes.SplitSeq(environ, []byte{0}) {
+			name, ok := strings.CutPrefix(string(pair), variable+"=")
 			if !ok {
 				continue
 			}

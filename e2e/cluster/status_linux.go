@@ -13,8 +13,13 @@ import (
 )
 
 // Status writes a table of the cluster's programs with their process ids and
-// resident memory, and fails when a node is not Ready.
-func (c *Cluster) Status(ctx context.Context, w io.Writer) error {
+// resident memory. It fails when there is no cluster, when a program does not
+// run, and when a node is not Ready.
+func Status(ctx context.Context, w io.Writer) error {
+	c, err := open()
+	if err != nil {
+		return err
+	}
 	all, err := findProcesses()
 	if err != nil {
 		return err
@@ -22,8 +27,14 @@ func (c *Cluster) Status(ctx context.Context, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "PROGRAM\tPID\tRESIDENT\tADDRESS")
 	total := 0
+	var dead []string
 	for _, p := range c.processes() {
 		pid := p.running(all)
+		if pid == 0 {
+			dead = append(dead, p.name)
+			fmt.Fprintf(table, "%s\t-\t-\t%s\n", p.name, c.address(p))
+			continue
+		}
 		memory := residentMiB(pid)
 		total += memory
 		fmt.Fprintf(table, "%s\t%d\t%d MiB\t%s\n", p.name, pid, memory, c.address(p))
@@ -31,6 +42,9 @@ func (c *Cluster) Status(ctx context.Context, w io.Writer) error {
 	fmt.Fprintf(table, "all\t\t%d MiB\n", total)
 	if err := table.Flush(); err != nil {
 		return err
+	}
+	if len(dead) > 0 {
+		return fmt.Errorf("%s: not running; `make cluster-up` starts what is missing", strings.Join(dead, ", "))
 	}
 	return c.nodesReady(ctx)
 }

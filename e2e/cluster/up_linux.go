@@ -121,8 +121,27 @@ func up(ctx context.Context, log io.Writer, programs *Programs) (*Cluster, error
 }
 
 // Open returns the cluster that is up on this machine. It only looks whether
-// the API server and the registry run, and fails when they do not.
+// all of its programs run, and fails when one does not.
 func Open() (*Cluster, error) {
+	c, err := open()
+	if err != nil {
+		return nil, err
+	}
+	all, err := findProcesses()
+	if err != nil {
+		return nil, fmt.Errorf("open the cluster: %w", err)
+	}
+	for _, p := range c.processes() {
+		if p.running(all) == 0 {
+			return nil, fmt.Errorf("open the cluster: %s does not run; start it with `make cluster-up`", p.name)
+		}
+	}
+	return c, nil
+}
+
+// open returns the cluster that was started on this machine, in whatever
+// state it is.
+func open() (*Cluster, error) {
 	s, err := readState(stateDir)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil, fmt.Errorf("open the cluster: %w (it belongs to root)", err)
@@ -130,21 +149,10 @@ func Open() (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the cluster: %w", err)
 	}
-	const how = "start it with `make cluster-up`"
 	if s == nil {
-		return nil, fmt.Errorf("open the cluster: none is up; %s", how)
+		return nil, errors.New("open the cluster: none is up; start one with `make cluster-up`")
 	}
-	c := newCluster(stateDir, s)
-	all, err := findProcesses()
-	if err != nil {
-		return nil, err
-	}
-	for _, p := range c.processes() {
-		if p.running(all) == 0 {
-			return nil, fmt.Errorf("open the cluster: %s does not run; %s", p.name, how)
-		}
-	}
-	return c, nil
+	return newCluster(stateDir, s), nil
 }
 
 // newState chooses the addresses and writes down what Down has to restore,

@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "up":
 		_, err = cluster.Up(ctx, stderr)
 	case "status":
-		err = status(ctx, stdout)
+		err = cluster.Status(ctx, stdout)
 	case "env":
 		err = env(rest[1:], stdout, stderr)
 	case "down":
@@ -98,12 +98,4 @@ func env(binDirs []string, stdout, stderr io.Writer) error {
 	}
 	_, err = io.WriteString(stdout, cluster.Exports(lines))
 	return err
-}
-
-func status(ctx context.Context, stdout io.Writer) error {
-	c, err := cluster.Open()
-	if err != nil {
-		return err
-	}
-	return c.Status(ctx, stdout)
 }
