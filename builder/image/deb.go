@@ -23,8 +23,6 @@ const maxUnpacked = 4 << 30
 // unpackDeb returns the entries of the Debian package pkg in file, those that
 // [wanted] passes, with their contents in the folder spool.
 func unpackDeb(ctx context.Context, pkg, file, spool string) (tree, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", file)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -35,6 +33,9 @@ func unpackDeb(ctx context.Context, pkg, file, spool string) (tree, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("run dpkg-deb: %w", err)
 	}
+	// dpkg-deb decompresses in a child of its own, which no signal of ours
+	// reaches: it ends when nobody can read what it writes.
+	defer context.AfterFunc(ctx, func() { stdout.Close() })()
 	bounded := &io.LimitedReader{R: stdout, N: maxUnpacked}
 	t, readErr := readPackage(bounded, pkg, spool)
 	if readErr == nil {
@@ -42,14 +43,14 @@ func unpackDeb(ctx context.Context, pkg, file, spool string) (tree, error) {
 		_, readErr = io.Copy(io.Discard, bounded)
 	}
 	if readErr != nil {
-		cancel() // dpkg-deb would wait for ever to be read
+		stdout.Close()
 	}
 	waitErr := cmd.Wait()
 	switch {
 	case readErr != nil && bounded.N == 0:
 		return nil, fmt.Errorf("unpack package %s: it holds more than %d bytes", pkg, int64(maxUnpacked))
 	case readErr != nil:
-		return nil, fmt.Errorf("unpack package %s: %w", pkg, readErr)
+		return nil, fmt.Errorf("unpack package %s: %w", pkg, commandError(ctx, readErr, stderr.String()))
 	case waitErr != nil:
 		return nil, fmt.Errorf("unpack package %s: %w", pkg, commandError(ctx, waitErr, stderr.String()))
 	}

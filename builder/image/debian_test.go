@@ -302,6 +302,12 @@ func TestBuilderErrors(t *testing.T) {
 			},
 		},
 		{
+			name: "a truncated package", kind: manifest.KindFailure, err: "unexpected EOF: dpkg-deb: error: lzma error",
+			change: func(t *testing.T, d *distro, _ *Options) {
+				d.write(t, "bin/dpkg-deb", "#!/bin/sh\nhead -c 1100 \"$2\"\necho 'dpkg-deb: error: lzma error' >&2\nexit 2\n", 0o755)
+			},
+		},
+		{
 			name: "dpkg-deb fails", kind: manifest.KindFailure, err: "dpkg-deb: error: read error",
 			change: func(t *testing.T, d *distro, _ *Options) {
 				d.write(t, "bin/dpkg-deb", "#!/bin/sh\ncat \"$2\"\necho 'dpkg-deb: error: read error' >&2\nexit 2\n", 0o755)
@@ -333,8 +339,9 @@ func TestBuilderErrors(t *testing.T) {
 
 func TestBuilderInterrupted(t *testing.T) {
 	d, o := newDistro(t, ""), options(t)
-	// The interrupt comes while dpkg-deb hangs in the middle of a package.
-	d.write(t, "bin/dpkg-deb", "#!/bin/sh\n: > '"+d.file("started")+"'\nexec sleep 600\n", 0o755)
+	// As the real one, this dpkg-deb has a child, which does the writing. The
+	// zeros are an end of the archive that never ends.
+	d.write(t, "bin/dpkg-deb", "#!/bin/sh\n(: > '"+d.file("started")+"'; exec cat /dev/zero)\n", 0o755)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	failed := make(chan error, 1)
