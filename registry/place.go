@@ -79,7 +79,7 @@ var errTooLong = errors.New("more bytes than are allowed")
 func readBounded(r io.Reader, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
 	if err != nil {
-		return nil, &readError{err}
+		return nil, err
 	}
 	if int64(len(data)) > limit {
 		return nil, unverified(fmt.Errorf("%w: over %d", errTooLong, limit))
@@ -96,7 +96,7 @@ func readVerified(r io.Reader, d ocispec.Descriptor) ([]byte, error) {
 	var buf bytes.Buffer
 	n, err := buf.ReadFrom(io.LimitReader(r, d.Size+1))
 	if err != nil {
-		return nil, fmt.Errorf("%s was cut short after %d of %d bytes: %w", d.Digest, n, d.Size, &readError{err})
+		return nil, fmt.Errorf("%s was cut short after %d of %d bytes: %w", d.Digest, n, d.Size, err)
 	}
 	if n != d.Size {
 		found := fmt.Sprint(n)

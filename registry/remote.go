@@ -51,7 +51,7 @@ func answered(err error) error {
 	if _, ok := errors.AsType[*readError](err); ok {
 		return err
 	}
-	return unverified(err)
+	return unverified(fmt.Errorf("the registry's answer does not fit: %w", err))
 }
 
 // Fetch reads and verifies a blob or manifest.
@@ -75,13 +75,15 @@ func (p *remotePlace) Fetch(ctx context.Context, d ocispec.Descriptor) (io.ReadC
 	return reader(data), nil
 }
 
-// Exists asks the registry for a blob or manifest.
+// Exists asks the registry for a blob or manifest. One of which the registry
+// itself says that it has other bytes, because it kept half of an upload, is
+// written again.
 func (p *remotePlace) Exists(ctx context.Context, d ocispec.Descriptor) (exists bool, err error) {
 	err = p.retry(ctx, d, func(ctx context.Context) error {
 		exists, err = p.repo.Exists(ctx, d)
-		return err
+		return answered(err)
 	})
-	return exists, err
+	return exists, missing(err)
 }
 
 // Push writes a blob or manifest. Its bytes are read to their end first, so that

@@ -34,7 +34,7 @@ func (t *idleTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		watch.stop()
 		return nil, err
 	}
-	resp.Body = &idleBody{ReadCloser: resp.Body, watch: watch, last: true}
+	resp.Body = &idleBody{ReadCloser: resp.Body, watch: watch, answer: true}
 	return resp, nil
 }
 
@@ -65,11 +65,12 @@ func (w *idleWatch) cause(err error) error {
 	return err
 }
 
-// idleBody tells a watch of each byte. The last body of a request ends it.
+// idleBody tells a watch of each byte. The body of the answer ends the watch, and
+// marks its errors as such.
 type idleBody struct {
 	io.ReadCloser
-	watch *idleWatch
-	last  bool
+	watch  *idleWatch
+	answer bool
 }
 
 func (b *idleBody) Read(p []byte) (int, error) {
@@ -77,12 +78,16 @@ func (b *idleBody) Read(p []byte) (int, error) {
 	if n > 0 {
 		b.watch.moved()
 	}
-	return n, b.watch.cause(err)
+	err = b.watch.cause(err)
+	if b.answer && err != nil && err != io.EOF {
+		err = &readError{err}
+	}
+	return n, err
 }
 
 func (b *idleBody) Close() error {
 	err := b.ReadCloser.Close()
-	if b.last {
+	if b.answer {
 		b.watch.stop()
 	}
 	return err
