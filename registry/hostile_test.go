@@ -410,7 +410,9 @@ func TestHostileManifests(t *testing.T) {
 				m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: "x/y", Digest: digest.FromString("x"), Size: 1})
 			}
 		}, "names 1003 layers"},
-		{"a huge package", func(_ *ocispec.Index, m *ocispec.Manifest, _ *Artifact) { m.Layers[0].Size = manifest.MaxPackageSize + 1 }, "at most 33554432"},
+		{"a huge package", func(_ *ocispec.Index, m *ocispec.Manifest, _ *Artifact) {
+			m.Layers[0].Size = manifest.MaxPackageSize + 1
+		}, "at most 33554432"},
 		{"a huge child", func(i *ocispec.Index, _ *ocispec.Manifest, _ *Artifact) {
 			i.Manifests = append(i.Manifests, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromString("x"), Size: 1 << 62})
 		}, "at most 4194304"},
