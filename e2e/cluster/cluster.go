@@ -86,6 +86,11 @@ func writeFile(path string, data []byte) error {
 	return os.Rename(tmp, path)
 }
 
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
 func newCluster(dir string, s *state) *Cluster {
 	return &Cluster{
 		KubeconfigPath: filepath.Join(dir, "kubeconfig"),

@@ -14,8 +14,8 @@ import (
 )
 
 // debianPackages are the packages that the cluster and its build need, each
-// with a file that is there when the package is. A %s is the machine's
-// multiarch folder.
+// with a file that is there when the package is, or the places where the file
+// may be.
 var debianPackages = []struct{ name, file string }{
 	{"iproute2", "/usr/sbin/ip,/sbin/ip,/usr/bin/ip"},
 	{"util-linux", "/usr/bin/nsenter"},

@@ -22,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+var errOtherVersions = errors.New("a cluster of other versions is running: run `make cluster-down` first")
+
 // startTimeout is how long one program may take until it answers. A small
 // machine that also compiles needs a few seconds.
 const startTimeout = 2 * time.Minute
@@ -62,7 +64,7 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 
 	c, err := up(ctx, log, programs)
 	if err != nil {
-		if left, _ := leftovers(); len(left) > 0 {
+		if left, listErr := leftovers(); listErr == nil && len(left) > 0 && !errors.Is(err, errOtherVersions) {
 			fmt.Fprintf(log, "the cluster is not up; these parts of it are left: %s\nrun `make cluster-up` again to finish it, or `make cluster-down` to remove them\n", strings.Join(left, ", "))
 		}
 		return nil, fmt.Errorf("start the cluster: %w", err)
@@ -100,7 +102,7 @@ func up(ctx context.Context, log io.Writer, programs *Programs) (*Cluster, error
 		}
 		s = nil
 	case !maps.Equal(s.Programs, programs.keys):
-		return nil, errors.New("a cluster of other versions is running: run `make cluster-down` first")
+		return nil, errOtherVersions
 	}
 	if s == nil {
 		if s, err = newState(ctx, boot, programs); err != nil {

@@ -2,7 +2,13 @@
 
 package cluster
 
-import "strings"
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"path/filepath"
+	"strings"
+)
 
 // The versions of all programs of the cluster; nothing else names one.
 const (
@@ -24,6 +30,9 @@ const (
 // pauseImage is the name of the image of each Pod's sandbox. Both nodes have
 // it from the start; no registry serves it.
 const pauseImage = "ebpm.test/pause:1"
+
+//go:embed pause/main.go
+var pauseSource string
 
 // component is one Go module out of which programs of the cluster are built.
 type component struct {
@@ -117,4 +126,29 @@ func kubernetesStamp() string {
 	return "-X " + pkg + "gitVersion=" + KubernetesVersion +
 		" -X " + pkg + "gitMajor=" + part[0] +
 		" -X " + pkg + "gitMinor=" + part[1]
+}
+
+// Programs says where the built programs are: one folder a component.
+type Programs struct {
+	cache string
+	keys  map[string]string // component name -> name of its folder in cache
+}
+
+// Dir returns the folder that holds the programs of a component ("etcd",
+// "kubernetes", "containerd", "runc", "registry", "pause").
+func (p *Programs) Dir(component string) string {
+	return filepath.Join(p.cache, p.keys[component])
+}
+
+// goMod renders the module file of a component's build.
+func (c component) goMod(replace []string) []byte {
+	var out bytes.Buffer
+	fmt.Fprintf(&out, "module ebpm.test/cluster/%s\n\ngo 1.26.0\n", c.name)
+	if c.module != "" {
+		fmt.Fprintf(&out, "\nrequire %s %s\n", c.module, c.version)
+	}
+	for _, module := range replace {
+		fmt.Fprintf(&out, "\nreplace %s => %s %s\n", module, module, kubernetesStaging)
+	}
+	return out.Bytes()
 }

@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	_ "embed"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -20,25 +19,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
 )
-
-//go:embed pause/main.go
-var pauseSource string
-
-// Programs says where the built programs are: one folder a component.
-type Programs struct {
-	cache string
-	keys  map[string]string // component name -> name of its folder in cache
-}
-
-// Dir returns the folder that holds the programs of a component ("etcd",
-// "kubernetes", "containerd", "runc", "registry", "pause").
-func (p *Programs) Dir(component string) string {
-	return filepath.Join(p.cache, p.keys[component])
-}
 
 // CacheDir returns the folder in which Build keeps the programs, one folder a
 // component and version. It may be removed at any time when no cluster runs.
@@ -196,19 +181,6 @@ func (b *build) prepare(ctx context.Context, c component) (string, error) {
 	return dir, os.WriteFile(filepath.Join(dir, "go.mod"), c.goMod(replace), 0o644)
 }
 
-// goMod renders the module file of a component's build.
-func (c component) goMod(replace []string) []byte {
-	var out bytes.Buffer
-	fmt.Fprintf(&out, "module ebpm.test/cluster/%s\n\ngo 1.26.0\n", c.name)
-	if c.module != "" {
-		fmt.Fprintf(&out, "\nrequire %s %s\n", c.module, c.version)
-	}
-	for _, module := range replace {
-		fmt.Fprintf(&out, "\nreplace %s => %s %s\n", module, module, kubernetesStaging)
-	}
-	return out.Bytes()
-}
-
 // stagingModules returns the modules that c's own go.mod requires as v0.0.0.
 // Outside of its repository they are their published releases.
 func (b *build) stagingModules(ctx context.Context, c component, dir string) ([]string, error) {
@@ -272,6 +244,8 @@ func (b *build) command(ctx context.Context, c component, dir string, args ...st
 	// leave them running.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
+	// And where this process is killed, so that the next build meets no other.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGINT}
 	return cmd
 }
 
@@ -310,9 +284,4 @@ func (b *build) follow(cmd *exec.Cmd, line func(string)) error {
 		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args[2:], " "), err, strings.Join(last, "\n"))
 	}
 	return nil
-}
-
-func isDir(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.IsDir()
 }
