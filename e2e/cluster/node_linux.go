@@ -227,7 +227,7 @@ func exists(path string) bool {
 
 // writeNodeFiles writes the configuration of the node's programs into the
 // folders that the node sees as /var/lib.
-func (c *Cluster) writeNodeFiles(n node, registry string) error {
+func (c *Cluster) writeNodeFiles(n node) error {
 	lib := func(nodePath string, elem ...string) string {
 		return filepath.Join(append([]string{c.path(n.name, "lib"), strings.TrimPrefix(nodePath, "/var/lib")}, elem...)...)
 	}
@@ -240,11 +240,11 @@ func (c *Cluster) writeNodeFiles(n node, registry string) error {
 		return err
 	}
 	files := map[string][]byte{
-		lib(nodeKubelet, "config.yaml"):                        kubelet,
-		lib(nodeKubelet, "kubeconfig"):                         client,
-		lib(nodeContainerd, "config.toml"):                     containerdConfig(filepath.Join(c.nodeProgramDir("runc"), "runc")),
-		lib(nodeContainerd, "certs.d", registry, "hosts.toml"): hostsConfig(registry),
-		lib(nodeCNI, "net.d", "10-pods.conflist"):              cniConfig(c.Networks.PodRange(n.index)),
+		lib(nodeKubelet, "config.yaml"):                          kubelet,
+		lib(nodeKubelet, "kubeconfig"):                           client,
+		lib(nodeContainerd, "config.toml"):                       containerdConfig(filepath.Join(c.nodeProgramDir("runc"), "runc")),
+		lib(nodeContainerd, "certs.d", c.Registry, "hosts.toml"): hostsConfig(c.Registry),
+		lib(nodeCNI, "net.d", "10-pods.conflist"):                cniConfig(c.Networks.PodRange(n.index)),
 	}
 	for _, name := range []struct{ from, to string }{{"ca.crt", "ca.crt"}, {n.name + "-serving.crt", "kubelet.crt"}, {n.name + "-serving.key", "kubelet.key"}} {
 		data, err := os.ReadFile(c.path("pki", name.from))

@@ -246,7 +246,7 @@ func (c *Cluster) converge(ctx context.Context, log io.Writer, s *state) (starte
 		if err := c.ensureLink(ctx, n); err != nil {
 			return 0, err
 		}
-		if err := c.writeNodeFiles(n, c.Registry); err != nil {
+		if err := c.writeNodeFiles(n); err != nil {
 			return 0, err
 		}
 	}
@@ -379,9 +379,8 @@ func (c *Cluster) pki(file string) string { return c.path("pki", file) }
 // etcd listens on the bridge, where no other program of the machine can have
 // its port, and lets nobody in without a certificate of its own authority.
 func (c *Cluster) etcd() process {
-	const clientPort, peerPort = 2379, 2380
-	client := "https://" + netip.AddrPortFrom(c.Networks.Host(), clientPort).String()
-	peer := "https://" + netip.AddrPortFrom(c.Networks.Host(), peerPort).String()
+	client := c.etcdURL()
+	peer := "https://" + netip.AddrPortFrom(c.Networks.Host(), 2380).String()
 	return process{name: "etcd", program: c.program("etcd", "etcd"), args: []string{
 		"--name=ebpm",
 		"--data-dir=" + c.path("etcd"),
