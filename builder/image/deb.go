@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -18,7 +19,7 @@ import (
 )
 
 // maxUnpacked bounds what one package may unpack to, in bytes.
-const maxUnpacked = 4 << 30
+const maxUnpacked = 2 << 30
 
 // unpackDeb returns the entries of the Debian package pkg in file, those that
 // [wanted] passes, with their contents in the folder spool.
@@ -37,7 +38,7 @@ func unpackDeb(ctx context.Context, pkg, file, spool string) (tree, error) {
 	// reaches: it ends when nobody can read what it writes.
 	defer context.AfterFunc(ctx, func() { stdout.Close() })()
 	bounded := &io.LimitedReader{R: stdout, N: maxUnpacked}
-	t, readErr := readPackage(bounded, pkg, spool)
+	t, readErr := readPackage(bounded, pkg, spool, maxUnpacked)
 	if readErr == nil {
 		// The archive's padding; dpkg-deb fails when nobody reads it.
 		_, readErr = io.Copy(io.Discard, bounded)
@@ -47,8 +48,8 @@ func unpackDeb(ctx context.Context, pkg, file, spool string) (tree, error) {
 	}
 	waitErr := cmd.Wait()
 	switch {
-	case readErr != nil && bounded.N == 0:
-		return nil, fmt.Errorf("unpack package %s: it holds more than %d bytes", pkg, int64(maxUnpacked))
+	case bounded.N == 0:
+		return nil, fmt.Errorf("unpack package %s: it is larger than %d bytes", pkg, int64(maxUnpacked))
 	case readErr != nil:
 		return nil, fmt.Errorf("unpack package %s: %w", pkg, commandError(ctx, readErr, stderr.String()))
 	case waitErr != nil:
@@ -58,8 +59,9 @@ func unpackDeb(ctx context.Context, pkg, file, spool string) (tree, error) {
 }
 
 // readPackage reads the tar of package pkg. Folders are left out: a [tree]
-// makes them up, all alike.
-func readPackage(r io.Reader, pkg, spool string) (tree, error) {
+// makes them up, all alike. The files may be limit bytes large, all together:
+// a sparse one is larger than the tar.
+func readPackage(r io.Reader, pkg, spool string, limit int64) (tree, error) {
 	t := tree{}
 	tr := tar.NewReader(r)
 	for {
@@ -70,12 +72,16 @@ func readPackage(r io.Reader, pkg, spool string) (tree, error) {
 		if err != nil {
 			return nil, err
 		}
+		if limit -= h.Size; limit < 0 {
+			return nil, fmt.Errorf("entry %s: the files are too large", h.Name)
+		}
 		original := strings.Trim(path.Clean("/"+h.Name), "/")
 		name := mergedUsr(original)
 		if h.Typeflag == tar.TypeDir || !wanted(name) {
 			continue
 		}
-		n := &node{typ: h.Typeflag, mode: permissions(h.Mode), pkg: pkg}
+		// Of the mode only the permissions: no program changes its user.
+		n := &node{typ: h.Typeflag, mode: h.Mode & int64(fs.ModePerm), pkg: pkg}
 		switch h.Typeflag {
 		case tar.TypeReg:
 			n.size = h.Size

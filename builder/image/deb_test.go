@@ -7,16 +7,18 @@ import (
 	"bytes"
 	"io"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
 
 // packageTar makes the file system of a Debian package.
-func packageTar(t *testing.T, entries ...tar.Header) []byte {
+func packageTar(t testing.TB, entries ...tar.Header) []byte {
 	t.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -91,7 +93,7 @@ func TestReadPackage(t *testing.T) {
 		{name: "link to nothing", entries: []tar.Header{{Typeflag: tar.TypeLink, Name: "etc/a", Linkname: "./etc/b"}}, err: "which is not there"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := readPackage(bytes.NewReader(packageTar(t, tt.entries...)), "x", t.TempDir())
+			got, err := readPackage(bytes.NewReader(packageTar(t, tt.entries...)), "x", t.TempDir(), 1<<20)
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Fatalf("error %v, want %q", err, tt.err)
@@ -108,9 +110,34 @@ func TestReadPackage(t *testing.T) {
 	}
 
 	whole := packageTar(t, file("etc/a", strings.Repeat("a", 2000)))
-	if _, err := readPackage(bytes.NewReader(whole[:1200]), "x", t.TempDir()); err == nil {
+	if _, err := readPackage(bytes.NewReader(whole[:1200]), "x", t.TempDir(), 1<<20); err == nil {
 		t.Error("a truncated package gave no error")
 	}
+	if _, err := readPackage(bytes.NewReader(whole), "x", t.TempDir(), 1999); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Errorf("a package that is too large gave the error %v", err)
+	}
+}
+
+func FuzzReadPackage(f *testing.F) {
+	f.Add(packageTar(f, file("lib/m/libc.so.6", "c"), symlink("lib/m/libc.so", "libc.so.6"), symlink("etc/up", "../../..")))
+	f.Add(packageTar(f, tar.Header{Typeflag: tar.TypeLink, Name: "etc/a", Linkname: "./etc/b"}))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		fs, err := readPackage(bytes.NewReader(content), "x", t.TempDir(), 1<<20)
+		if err != nil {
+			return
+		}
+		for name := range fs {
+			if !filepath.IsLocal(name) {
+				t.Errorf("entry %q leaves the root", name)
+			}
+			if real, _, err := fs.resolve(name); err == nil && real != "" && !filepath.IsLocal(real) {
+				t.Errorf("entry %q leads to %q, out of the root", name, real)
+			}
+		}
+		if err := fs.writeTar(t.Context(), io.Discard, time.Unix(0, 0)); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // describe returns a line an entry: path, then mode and content or target.

@@ -292,10 +292,6 @@ func TestBuilderErrors(t *testing.T) {
 			change: func(t *testing.T, _ *distro, _ *Options) { t.Setenv("PATH", t.TempDir()) },
 		},
 		{
-			name: "a foreign architecture", kind: manifest.KindPrecondition, err: "build image ebpm-builder for s390x",
-			change: func(_ *testing.T, _ *distro, o *Options) { o.Arch = "s390x" },
-		},
-		{
 			name: "a broken package", kind: manifest.KindFailure, err: "unpack package libc6: ",
 			change: func(t *testing.T, d *distro, _ *Options) {
 				d.write(t, "libc6_1%3a2.0-1_amd64.deb", "not a tar at all", 0o644)

@@ -32,7 +32,8 @@ const (
 // of the image ebpm-builder; the image ebpm's is root, as ecli needs it.
 const NonRoot = 65532
 
-// Options say what the images are made of.
+// Options say what the images are made of. They are for Linux on this machine's
+// architecture.
 type Options struct {
 	// Binaries is the folder of the static Linux programs ebpm, ecli and ecc.
 	Binaries string
@@ -42,9 +43,6 @@ type Options struct {
 	// Cache is the folder in which the Debian layer is kept; "" is ebpm/images
 	// in [os.UserCacheDir].
 	Cache string
-	// Arch is the architecture, as GOARCH spells it; "" is this machine's, and
-	// only that one's ebpm-builder can be built.
-	Arch string
 	// Log is told, a line each, what takes long; nil is nobody.
 	Log io.Writer
 }
@@ -60,12 +58,6 @@ func (o Options) withDefaults() (Options, error) {
 		o.Epoch = time.Unix(0, 0)
 	}
 	o.Epoch = o.Epoch.UTC()
-	if o.Arch == "" {
-		o.Arch = runtime.GOARCH
-	}
-	if _, ok := machines[o.Arch]; !ok {
-		return o, manifest.WithKind(manifest.KindUsage, fmt.Errorf("build images for %q: unknown architecture", o.Arch), "")
-	}
 	if o.Cache == "" {
 		dir, err := os.UserCacheDir()
 		if err != nil {
@@ -131,11 +123,6 @@ func Builder(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.Arch != runtime.GOARCH {
-		return nil, manifest.WithKind(manifest.KindPrecondition,
-			fmt.Errorf("build image %s for %s: this machine is %s", BuilderName, o.Arch, runtime.GOARCH),
-			"Build it on a machine of that architecture.")
-	}
 	base, err := debianLayer(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", BuilderName, err)
@@ -187,7 +174,7 @@ func assemble(ctx context.Context, o Options, s spec) (*Image, error) {
 	img, err := mutate.ConfigFile(img, &v1.ConfigFile{
 		Created:      v1.Time{Time: o.Epoch},
 		OS:           "linux",
-		Architecture: o.Arch,
+		Architecture: runtime.GOARCH,
 		RootFS:       v1.RootFS{Type: "layers"},
 		Config: v1.Config{
 			User:       s.user,
@@ -215,10 +202,10 @@ func assemble(ctx context.Context, o Options, s spec) (*Image, error) {
 // programLayer makes a layer of one program of [Options.Binaries].
 func programLayer(ctx context.Context, o Options, name string) (*layer, error) {
 	file := filepath.Join(o.Binaries, name)
-	size, err := checkStatic(file, o.Arch)
+	size, err := checkStatic(file, runtime.GOARCH)
 	if err != nil {
 		return nil, manifest.WithKind(manifest.KindPrecondition, err,
-			fmt.Sprintf("Build it with `CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -trimpath -o %s ./cmd/%s`.", o.Arch, file, name))
+			fmt.Sprintf("Build it with `CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -trimpath -o %s ./cmd/%s`.", runtime.GOARCH, file, name))
 	}
 	t := tree{"usr/local/bin/" + name: {typ: tar.TypeReg, mode: 0o755, file: file, size: size}}
 	return memoryLayer(ctx, t, o.Epoch)
@@ -237,11 +224,14 @@ func checkStatic(file, arch string) (int64, error) {
 		return 0, err
 	}
 	d, err := readDynamic(f)
+	want, known := machines[arch]
 	switch {
+	case !known:
+		return 0, fmt.Errorf("take program %s: no image can be built for %s", file, arch)
 	case err != nil:
 		return 0, fmt.Errorf("read program %s: %w", file, err)
-	case d.machine != machines[arch]:
-		return 0, fmt.Errorf("take program %s: it is for %v, not for %v", file, d.machine, machines[arch])
+	case d.machine != want:
+		return 0, fmt.Errorf("take program %s: it is for %v, not for %v", file, d.machine, want)
 	case d.interpreter != "" || len(d.libraries) > 0:
 		needs := slices.DeleteFunc(append([]string{d.interpreter}, d.libraries...), func(s string) bool { return s == "" })
 		return 0, fmt.Errorf("take program %s: it is not static, it needs %s", file, strings.Join(needs, ", "))

@@ -117,18 +117,15 @@ func TestRunnerErrors(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, program, err string
-		arch               string
 		kind               manifest.Kind
 	}{
 		{name: "a script", program: "#!/bin/sh\n", err: "not an ELF file", kind: manifest.KindPrecondition},
 		{name: "dynamic", program: string(elfFile(dynamic{interpreter: "/lib/ld.so"})), err: "it is not static, it needs /lib/ld.so", kind: manifest.KindPrecondition},
 		{name: "libraries", program: string(elfFile(dynamic{libraries: []string{"libc.so.6"}})), err: "it needs libc.so.6", kind: manifest.KindPrecondition},
 		{name: "another machine's", program: string(elfFile(dynamic{machine: other})), err: "it is for " + other.String(), kind: manifest.KindPrecondition},
-		{name: "unknown architecture", program: string(elfFile(dynamic{})), arch: "vax", err: `"vax": unknown architecture`, kind: manifest.KindUsage},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := options(t)
-			o.Arch = tt.arch
 			writeFile(t, filepath.Join(o.Binaries, "ebpm"), tt.program, 0o755)
 			_, err := Runner(t.Context(), o)
 			if err == nil || !strings.Contains(err.Error(), tt.err) {
@@ -138,6 +135,17 @@ func TestRunnerErrors(t *testing.T) {
 				t.Errorf("kind %d, want %d", got, tt.kind)
 			}
 		})
+	}
+}
+
+func TestCheckStaticArchitecture(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "ecc")
+	writeFile(t, file, string(elfFile(dynamic{})), 0o755)
+	if _, err := checkStatic(file, "vax"); err == nil || !strings.Contains(err.Error(), "no image can be built for vax") {
+		t.Errorf("error %v, want that of the architecture", err)
+	}
+	if size, err := checkStatic(file, runtime.GOARCH); err != nil || size != int64(len(elfFile(dynamic{}))) {
+		t.Errorf("size %d, error %v, want %d", size, err, len(elfFile(dynamic{})))
 	}
 }
 

@@ -61,12 +61,12 @@ func writeLayout(dir string, image *Image) (ref manifest.Reference, err error) {
 	); err != nil {
 		return ref, err
 	}
-	final := filepath.Join(dir, image.Name)
-	if err := os.Rename(final, filepath.Join(tmp, "old")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	final, old := filepath.Join(dir, image.Name), filepath.Join(tmp, "old")
+	if err := os.Rename(final, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return ref, err
 	}
 	if err := os.Rename(content, final); err != nil {
-		return ref, err
+		return ref, errors.Join(err, os.Rename(old, final))
 	}
 	d, err := imageDigest(image)
 	if err != nil {

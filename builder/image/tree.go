@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path"
@@ -166,6 +165,3 @@ func (t tree) identity() {
 		"root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:%[1]d:%[1]d:nonroot:/:/sbin/nologin\n", NonRoot))
 	t.addData("etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\nnonroot:x:%d:\n", NonRoot))
 }
-
-// permissions keeps what an image needs of a mode: no set-user-ID programs.
-func permissions(mode int64) int64 { return mode & int64(fs.ModePerm) }
