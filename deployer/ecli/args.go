@@ -204,8 +204,13 @@ func (c *commandLine) parse(args []string) ([]setting, request, error) {
 		args = args[1:]
 		// next takes the value of an option from the word behind it.
 		next := func(p *parameter) (string, error) {
-			if len(args) == 0 || len(args[0]) > 1 && args[0][0] == '-' {
+			if len(args) == 0 {
 				return "", usageError("a value is required for '%s' but none was supplied", p.usage())
+			}
+			if len(args[0]) > 1 && args[0][0] == '-' {
+				return "", manifest.WithKind(manifest.KindUsage,
+					fmt.Errorf("a value is required for '%s', and '%s' looks like an option", p.usage(), args[0]),
+					fmt.Sprintf("Write --%s=%s if it is the value.", p.long, args[0]))
 			}
 			value := args[0]
 			args = args[1:]
@@ -315,7 +320,7 @@ func (c *commandLine) unknown(word string) error {
 	err := fmt.Errorf("unexpected argument '%s' found", word)
 	best, bestScore := "", 0.7
 	for _, name := range c.longNames() {
-		if score := jaro(word[1:], "-"+name); score > bestScore {
+		if score := jaro(strings.TrimLeft(word, "-"), name); score > bestScore {
 			best, bestScore = name, score
 		}
 	}

@@ -18,9 +18,9 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// applySettings writes the values into the variables of spec, each in the form
-// of its type in the object's BTF. A variable that only the description has is
-// an option without effect.
+// applySettings writes the values into the data sections of spec, each in the
+// form of its type in the object's BTF. A variable that only the description
+// has is an option without effect.
 func applySettings(spec *ebpf.CollectionSpec, settings []setting) error {
 	for _, s := range settings {
 		v := spec.Variables[s.variable]
@@ -33,20 +33,33 @@ func applySettings(spec *ebpf.CollectionSpec, settings []setting) error {
 		if v.Type == nil {
 			return settingError(s, errors.New("the object's BTF does not have its type"))
 		}
-		value := slices.Clone(v.Value)
-		if value == nil {
-			value = make([]byte, v.Size())
+		value, err := variableBytes(spec, v)
+		if err != nil {
+			return settingError(s, err)
 		}
 		if err := encodeValue(value, v.Type.Type, s.value); err != nil {
 			return settingError(s, err)
 		}
-		v.Value = value
 	}
+	// For each variable that is left, cilium/ebpf maps its section into memory,
+	// which keeps the section's map in the kernel until the garbage collector
+	// comes.
+	spec.Variables = nil
 	return nil
 }
 
+// variableBytes returns where in its data section v lies.
+func variableBytes(spec *ebpf.CollectionSpec, v *ebpf.VariableSpec) ([]byte, error) {
+	if m := spec.Maps[v.SectionName]; m != nil && len(m.Contents) == 1 {
+		if data, ok := m.Contents[0].Value.([]byte); ok && uint64(v.Offset)+uint64(v.Size()) <= uint64(len(data)) {
+			return data[v.Offset:][:v.Size()], nil
+		}
+	}
+	return nil, fmt.Errorf("it lies outside of the object's section %s", v.SectionName)
+}
+
 func settingError(s setting, err error) error {
-	return manifest.WithKind(manifest.KindUsage, fmt.Errorf("set variable %s by '%s': %w", s.variable, s.usage(), err), "")
+	return manifest.WithKind(manifest.KindUsage, fmt.Errorf("set variable %s (--%s): %w", s.variable, s.long, err), "")
 }
 
 // checkStranger checks a value against the type as the description spells it.

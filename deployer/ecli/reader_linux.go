@@ -22,9 +22,10 @@ const (
 	// pollTimeout is how long an event may lie in the ring that its program
 	// sent without waking the reader up.
 	pollTimeout = 100 * time.Millisecond
-	// stuckTimeout is how long the end waits for an output that takes nothing.
-	stuckTimeout = 3 * time.Second
 )
+
+// stuckTimeout is how long the end waits for an output that takes nothing.
+var stuckTimeout = 3 * time.Second
 
 // An eventReader prints the events of a ring buffer. It writes the bytes itself
 // and never holds more than one buffer of them: when the output is slow, events

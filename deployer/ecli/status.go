@@ -44,7 +44,7 @@ func (r *reporter) record(event string) {
 	r.pending = false
 	r.tell(manifest.Status{
 		Event:     event,
-		Time:      r.now().UTC(),
+		Time:      r.now().UTC().Truncate(time.Millisecond),
 		Kernel:    r.kernel,
 		Programs:  r.programs,
 		Malformed: maps.Clone(r.malformed),

@@ -107,7 +107,8 @@ func openIn(root, name string, mode uint32) (*os.File, error) {
 func openat2(root, name string, flags uint64) (int, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("root %s: %w", root, err)
+		// Not wrapped: it is not the file that is missing.
+		return -1, fmt.Errorf("root %s: %v", root, err)
 	}
 	defer unix.Close(dir)
 	how := unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
