@@ -14,7 +14,7 @@ APT_BUILD := clang llvm libbpf-dev
 APT_TEST := $(APT_BUILD) gcc libc6-dev libseccomp-dev iproute2 iptables containernetworking-plugins mmdebstrap ca-certificates git
 
 GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
-CTL := go run ./e2e/cluster/ctl
+CTL := bin/.cluster
 
 ##@ Using ebpm
 
@@ -29,15 +29,21 @@ images: deps ## build the two container images as OCI layouts into dist/images
 
 ##@ A real cluster of two nodes, from source
 
-cluster-up: deps build ## start it, with both images in its registry
+cluster-up: deps build $(CTL) ## start it, with both images in its registry
 	$(CTL) up
-	$(CTL) images
+	$(CTL) images bin
 
-cluster-down: ## take all of it away
+cluster-down: $(CTL) ## take all of it away
 	$(CTL) down
 
-cluster-env: ## print what a shell needs to use it: eval "$(make -s cluster-env)"
-	@$(CTL) env
+cluster-env: $(CTL) ## print what a shell needs to use it: eval "$$(make -s cluster-env)"
+	@$(CTL) env $(CURDIR)/bin
+
+# The Go command knows what is up to date.
+$(CTL): FORCE
+	@go build -buildvcs=false -o $@ ./e2e/cluster/ctl
+
+FORCE:
 
 ##@ Developing
 
@@ -81,4 +87,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: build demo images cluster-up cluster-down cluster-env check lint test e2e bench deps clean help
+.PHONY: FORCE build demo images cluster-up cluster-down cluster-env check lint test e2e bench deps clean help

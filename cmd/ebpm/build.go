@@ -72,13 +72,13 @@ func (s *session) build(c *cli.Context) error {
 		return err
 	}
 	toolchain := builder.Toolchain{Vmlinux: c.String("vmlinux")}
-	choice, err := builder.Choose(c.String("builder"), toolchain, deployer.CurrentContext(c.String("kubeconfig"), c.String("context")))
+	choice, err := builder.Choose(c.String("builder"), toolchain, s.connectOptions(c).ContextName())
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(s.err, "building %s: %s\n", source.Spec.Name, choice.Why)
 	options := builder.Options{Ref: ref, Created: created, Diagnostics: s.err, Progress: s.buildProgress()}
-	if choice.Builder == builder.BuilderKubernetes {
+	if choice.Builder == builder.OnKubernetes {
 		if c.IsSet("vmlinux") {
 			return usageError(c, "--vmlinux works with --builder local only")
 		}
@@ -90,7 +90,7 @@ func (s *session) build(c *cli.Context) error {
 func (s *session) buildProgress() func(builder.Event) {
 	start := time.Now()
 	return func(e builder.Event) {
-		line := e.Step.String()
+		line := string(e.Step)
 		if e.Detail != "" {
 			line += ": " + e.Detail
 		}
@@ -191,4 +191,3 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 	}
 	return s.printPackage(c, pinned, pulled.Size)
 }
-

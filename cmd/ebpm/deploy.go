@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -24,13 +25,17 @@ func clusterFlags(more ...cli.Flag) []cli.Flag {
 	}, more...)
 }
 
-func (s *session) connect(c *cli.Context) (*deployer.Client, error) {
-	return deployer.Connect(deployer.ConnectOptions{
+func (s *session) connectOptions(c *cli.Context) deployer.ConnectOptions {
+	return deployer.ConnectOptions{
 		Kubeconfig: c.String("kubeconfig"),
 		Context:    c.String("context"),
 		Namespace:  c.String("namespace"),
 		Version:    manifest.Version,
-	})
+	}
+}
+
+func (s *session) connect(c *cli.Context) (*deployer.Client, error) {
+	return deployer.Connect(s.connectOptions(c))
 }
 
 // rolloutFlags say how long a command waits for the nodes.
@@ -57,7 +62,7 @@ func (s *session) rolloutOptions(c *cli.Context) deployer.RolloutOptions {
 			if p.Cause != "" {
 				line += ": " + p.Cause
 			}
-			fmt.Fprintf(s.err, "%s (%d/%d ready)\n", line, p.Ready, p.Desired)
+			fmt.Fprintf(s.err, "%s (%d/%d attached)\n", line, p.Attached, p.Desired)
 		},
 	}
 }
@@ -180,13 +185,13 @@ func (s *session) image(c *cli.Context) (string, error) {
 
 // nodeConfig is what nodes may have to know about registries.
 func (s *session) nodeConfig() (deployer.NodeConfig, error) {
-	config := deployer.NodeConfig{PlainHTTP: s.config.PlainHTTP, CAs: map[string]string{}}
+	config := deployer.NodeConfig{PlainHTTP: s.config.PlainHTTP, CAs: map[string][]byte{}}
 	for host, file := range s.config.CA {
 		pem, err := os.ReadFile(file)
 		if err != nil {
 			return config, manifest.WithKind(manifest.KindUsage, fmt.Errorf("read the CA of %s: %w", host, err), "")
 		}
-		config.CAs[host] = string(pem)
+		config.CAs[host] = pem
 	}
 	return config, nil
 }
@@ -209,7 +214,7 @@ func (s *session) finishRollout(c *cli.Context, r *deployer.Result, err error) e
 	if errors.As(err, &interrupted) {
 		return errInterrupted(fmt.Sprintf("interrupted: the rollout of %s goes on without this command\n"+
 			"  watch it:  ebpm status %[1]s\n"+
-			"  undo it:   ebpm rollback %[1]s", interrupted.Name))
+			"  undo it:   ebpm rollback %[1]s", interrupted.Release))
 	}
 	if r == nil {
 		return err
@@ -219,9 +224,22 @@ func (s *session) finishRollout(c *cli.Context, r *deployer.Result, err error) e
 		value: r,
 		names: []string{r.Name},
 		table: [][]string{
-			{"RELEASE", "ACTION", "PACKAGE", "REVISION", "READY", "DIGEST"},
-			{r.Name, string(r.Action), r.Reference, strconv.FormatInt(r.Revision, 10), fmt.Sprintf("%d/%d", r.Ready, r.Desired), r.Digest},
+			{"RELEASE", "ACTION", "PACKAGE", "REVISION", "ATTACHED", "SECONDS", "DIGEST"},
+			{
+				r.Name, string(r.Action), packageName(r.Reference), strconv.FormatInt(r.Revision, 10),
+				fmt.Sprintf("%d/%d", r.Attached, r.Desired), strconv.FormatFloat(r.Seconds, 'f', 1, 64), shortDigest(r.Digest),
+			},
 		},
 	})
 	return errors.Join(err, printErr)
+}
+
+// packageName is REPOSITORY:TAG of a full reference.
+func packageName(reference string) string {
+	ref, err := manifest.ParseReference(reference, "")
+	if err != nil {
+		return reference
+	}
+	ref.Digest = ""
+	return strings.TrimPrefix(ref.String(), ref.Registry+"/")
 }

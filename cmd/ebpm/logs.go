@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -36,9 +35,7 @@ func (s *session) logsCommand() *cli.Command {
 			var emit func(deployer.LogEntry) error
 			switch format := c.String("output"); format {
 			case "json":
-				encoder := json.NewEncoder(s.out)
-				encoder.SetEscapeHTML(false)
-				emit = func(e deployer.LogEntry) error { return encoder.Encode(e) }
+				emit = deployer.NewJSONLogPrinter(s.out)
 			case "table":
 				emit = deployer.NewLogPrinter(s.out, time.Local).Print
 			default:

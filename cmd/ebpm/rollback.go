@@ -40,8 +40,8 @@ func (s *session) rollbackCommand() *cli.Command {
 				return err
 			}
 			s.notes(plan.Notes)
-			fmt.Fprintf(s.err, "from revision %d (%s, %s)\nto   revision %d (%s, %s)\n",
-				plan.From.Revision, plan.From.Tag, plan.From.Digest, plan.To.Revision, plan.To.Tag, plan.To.Digest)
+			fmt.Fprintf(s.err, "from revision %d: %s\nto   revision %d: %s\n",
+				plan.From.Revision, plan.From.Reference, plan.To.Revision, plan.To.Reference)
 			r, err := cluster.Rollback(c.Context, plan, s.rolloutOptions(c))
 			return s.finishRollout(c, r, err)
 		},
@@ -77,7 +77,7 @@ func historyResult(revisions []deployer.Revision) result {
 	r := result{
 		value: revisions,
 		table: [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME"}},
-		wide:  [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME", "USER", "ARGS", "EBPM"}},
+		wide:  [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME", "USER", "TARGETS", "ARGS", "NOTE"}},
 	}
 	for _, revision := range revisions {
 		current := ""
@@ -86,13 +86,27 @@ func historyResult(revisions []deployer.Revision) result {
 		}
 		row := []string{
 			strconv.FormatInt(revision.Revision, 10), current, revision.Time.Local().Format(time.DateTime),
-			revision.Tag, shortDigest(revision.Digest), revision.Reason, string(revision.Outcome),
+			revision.Tag, shortDigest(revision.Digest), revision.Reason, outcome(revision),
 		}
 		r.names = append(r.names, row[0])
 		r.table = append(r.table, row)
-		r.wide = append(r.wide, append(row[:len(row):len(row)], revision.User, strings.Join(revision.Args, " "), revision.Version))
+		r.wide = append(r.wide, append(row[:len(row):len(row)], revision.User, revision.Targets.String(), strings.Join(revision.Args, " "), revision.Note))
 	}
 	return r
+}
+
+// outcome says in a word or two how a move ended.
+func outcome(r deployer.Revision) string {
+	switch {
+	case r.Note != "":
+		return r.Note
+	case r.Outcome == nil:
+		return "not observed"
+	case r.Outcome.Ready:
+		return "ready"
+	default:
+		return fmt.Sprintf("failed: %d/%d attached", r.Outcome.Attached, r.Outcome.Desired)
+	}
 }
 
 // shortDigest is what people compare; -o wide and json have all of it.

@@ -5,9 +5,12 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/ebpm/ebpm/deployer"
 )
 
 func (s *session) listCommand() *cli.Command {
@@ -43,7 +46,7 @@ func (s *session) listCommand() *cli.Command {
 				for _, i := range release.Instances {
 					r.wide = append(r.wide, []string{
 						release.Name, release.Package, strconv.FormatInt(i.Revision, 10), i.Node, i.Pod, string(i.State),
-						strconv.Itoa(int(i.Restarts)), formatAge(time.Since(i.Since)),
+						strconv.Itoa(int(i.Restarts)), since(i.Since),
 					})
 				}
 			}
@@ -75,4 +78,67 @@ func (s *session) statusCommand() *cli.Command {
 			return s.printStatus(c, status)
 		},
 	}
+}
+
+func since(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return formatAge(time.Since(*t))
+}
+
+// printStatus prints the release and a row a node; causes, which may have many
+// lines, come below.
+func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
+	r := result{
+		value: status,
+		names: []string{status.Name},
+		table: [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST"}},
+	}
+	for _, n := range status.Nodes {
+		r.table = append(r.table, []string{
+			n.Node, string(n.State), strconv.FormatInt(n.Revision, 10), n.Tag, strconv.Itoa(int(n.Restarts)), since(n.Since),
+			strconv.Itoa(len(n.Programs)) + " programs", counters(n.Lost, n.Malformed),
+		})
+	}
+	if format := c.String("output"); format != "table" && format != "wide" {
+		return s.print(c, r)
+	}
+	state := "complete"
+	if !status.Finished {
+		state = fmt.Sprintf("unfinished: %d/%d updated", status.Updated, status.Desired)
+	}
+	fmt.Fprintf(s.out, "release:   %s\npackage:   %s\ndigest:    %s\nrevision:  %d (%s)\ntargets:   %s\nready:     %d/%d, rollout %s\n",
+		status.Name, status.Package, status.Digest, status.Revision, status.Reason, status.Targets, status.Ready, status.Desired, state)
+	if len(status.Args) > 0 {
+		fmt.Fprintf(s.out, "arguments: %s\n", strings.Join(status.Args, " "))
+	}
+	for _, note := range status.Notes {
+		fmt.Fprintf(s.out, "note:      %s\n", note)
+	}
+	fmt.Fprintln(s.out)
+	if err := s.print(c, r); err != nil {
+		return err
+	}
+	for _, n := range status.Nodes {
+		if n.Cause != "" {
+			fmt.Fprintf(s.out, "\n%s (%s):\n  %s\n", n.Node, n.Pod, strings.ReplaceAll(strings.TrimSpace(n.Cause), "\n", "\n  "))
+		}
+	}
+	return nil
+}
+
+// counters sums what did not reach the output.
+func counters(lost, malformed map[string]uint64) string {
+	var l, m uint64
+	for _, n := range lost {
+		l += n
+	}
+	for _, n := range malformed {
+		m += n
+	}
+	if m > 0 {
+		return fmt.Sprintf("%d, %d malformed", l, m)
+	}
+	return strconv.FormatUint(l, 10)
 }

@@ -122,7 +122,7 @@ func (d *Demo) startCluster(ctx context.Context) <-chan clusterUp {
 
 // laptop shows the package on this machine, without any cluster.
 func (d *Demo) laptop(ctx context.Context) error {
-	if err := cluster.MountTracefs(ctx); err != nil {
+	if err := cluster.MountTracefs(d.Log); err != nil {
 		return err
 	}
 	d.step("On this machine: compile a source and print its events, five of them here.")
@@ -234,7 +234,7 @@ func (d *Demo) quiet(ctx context.Context, args ...string) (string, error) {
 
 func (d *Demo) enterCluster(ctx context.Context) error {
 	if d.cluster != nil {
-		if err := cluster.PushImages(ctx, d.cluster, d.root, d.Log); err != nil {
+		if err := cluster.PushImages(ctx, d.cluster, filepath.Join(d.root, "bin"), d.Log); err != nil {
 			return err
 		}
 		env, err := d.cluster.Env(filepath.Join(d.root, "bin"))

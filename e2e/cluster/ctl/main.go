@@ -23,6 +23,8 @@ const usage = `usage: ctl VERB
   deps          install the Debian packages that the cluster needs
   build         build its programs into the user's cache
   up            start it, building what is missing
+  images BIN    put ebpm's images together from the programs in BIN and push
+                them to its registry
   status        list its programs; fails when one does not run
   env [BIN...]  print the shell lines that use it, with BIN folders in PATH
   down          remove it
@@ -45,7 +47,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	verb, rest := flags.Arg(0), flags.Args()
-	if verb == "" || (len(rest) > 1 && verb != "env") {
+	if verb == "" || (len(rest) > 1 && verb != "env" && verb != "images") || (verb == "images" && len(rest) != 2) {
 		flags.Usage()
 		return 2
 	}
@@ -57,6 +59,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		_, err = cluster.Build(ctx, stderr)
 	case "up":
 		_, err = cluster.Up(ctx, stderr)
+	case "images":
+		err = images(ctx, rest[1], stderr)
 	case "status":
 		err = cluster.Status(ctx, stdout)
 	case "env":
@@ -76,6 +80,14 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+func images(ctx context.Context, bin string, stderr io.Writer) error {
+	c, err := cluster.Open()
+	if err != nil {
+		return err
+	}
+	return cluster.PushImages(ctx, c, bin, stderr)
 }
 
 func env(binDirs []string, stdout, stderr io.Writer) error {
