@@ -65,12 +65,12 @@ func debianLayer(ctx context.Context, o Options) (*layer, error) {
 }
 
 // makeDebianLayer does the work of [debianLayer] with apt's lists as they are.
-func makeDebianLayer(ctx context.Context, o Options) (*layer, error) {
+func makeDebianLayer(ctx context.Context, o Options) (_ *layer, err error) {
 	tmp, err := os.MkdirTemp(o.Cache, ".tmp-")
 	if err != nil {
 		return nil, fmt.Errorf("make the cache of images: %w", err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	a, err := newApt(filepath.Join(tmp, "apt"))
 	if err != nil {
 		return nil, err
