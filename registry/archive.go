@@ -95,7 +95,7 @@ func editArchive(ctx context.Context, ref manifest.Reference) (place, func(error
 	if err != nil {
 		return nil, nil, fmt.Errorf("write OCI archive: %w", err)
 	}
-	l := &layout{dir: dir}
+	l := newLayout(dir)
 	release, err := l.beginWrite(ctx)
 	if err == nil {
 		if err = l.unpack(ctx, ref.Path); err != nil {

@@ -8,10 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/ebpm/ebpm/manifest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"oras.land/oras-go/v2"
+	"oras.land/oras-go/v2/content/oci"
 )
 
 // places are all kinds of references that a package can be pushed to.
@@ -132,6 +136,54 @@ func TestCopy(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestCopyNamesWhoFails(t *testing.T) {
+	healthy := serve(t, newReferrersRegistry(t))
+	a := testArtifact(t, "1.0.0")
+	broken := serve(t, faulty(serveOnly(a), func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		w.WriteHeader(http.StatusBadGateway)
+		return true
+	}))
+	c, _ := newClient(t, Options{})
+	_, err := c.Copy(t.Context(), parse(t, broken+"/x:1"), parse(t, healthy+"/x:1"))
+	wantKind(t, err, manifest.KindFailure, "copy "+broken+"/x:1 to "+healthy+"/x:1", "registry "+broken+" fails")
+}
+
+// TestLayoutOfOthers reads what other tools make: an index in which children are
+// listed too, and one without an artifact type.
+func TestLayoutOfOthers(t *testing.T) {
+	dir := t.TempDir()
+	theirs, err := oci.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tag, artifactType := range map[string]string{"1": manifest.ArtifactType, "2": ""} {
+		a := handMade(t, testChild(amd64, "1.0.0"), func(i *ocispec.Index, _ *ocispec.Manifest, _ *Artifact) { i.ArtifactType = artifactType })
+		if err := oras.CopyGraph(t.Context(), a, theirs, a.root, oras.DefaultCopyGraphOptions); err != nil {
+			t.Fatal(err)
+		}
+		if err := theirs.Tag(t.Context(), a.root, tag); err != nil {
+			t.Fatal(err)
+		}
+		c, _ := newClient(t, Options{})
+		p, err := c.Fetch(t.Context(), parse(t, "oci:"+dir+":"+tag), amd64)
+		wantChild(t, p, err, testChild(amd64, "1.0.0"))
+	}
+	c, _ := newClient(t, Options{})
+	_, err = c.Resolve(t.Context(), parse(t, "oci:"+dir))
+	wantKind(t, err, manifest.KindUsage, "no tag is named", "1, 2")
+	if err := theirs.Untag(t.Context(), "2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Resolve(t.Context(), parse(t, "oci:"+dir)); err != nil {
+		t.Errorf("the only tag: %v", err)
+	}
+	_, err = c.Resolve(t.Context(), parse(t, "oci:"+dir+":3"))
+	wantKind(t, err, manifest.KindNotFound, "no tag 3", "Tags that are there: 1.")
 }
 
 func TestSource(t *testing.T) {

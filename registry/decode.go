@@ -57,13 +57,16 @@ func checkDescriptor(d ocispec.Descriptor) error {
 	return nil
 }
 
-// decodeIndex reads the image index of a package.
+// decodeIndex reads the image index of a package. It may be without an artifact
+// type: copied by a tool that drops what it does not know, as skopeo 1.9 does. The
+// manifest of a child says then that it is a package.
 func decodeIndex(data []byte) (*ocispec.Index, error) {
 	var index ocispec.Index
 	if err := json.Unmarshal(data, &index); err != nil {
 		return nil, fmt.Errorf("decode image index: %w", err)
 	}
-	if index.MediaType != ocispec.MediaTypeImageIndex || index.ArtifactType != manifest.ArtifactType {
+	if index.MediaType != ocispec.MediaTypeImageIndex ||
+		(index.ArtifactType != "" && index.ArtifactType != manifest.ArtifactType) {
 		return nil, notAPackage(index.MediaType, index.ArtifactType)
 	}
 	if n := len(index.Manifests); n == 0 || n > maxChildren {

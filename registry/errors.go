@@ -89,8 +89,8 @@ func temporary(err error) bool {
 	return ok && request.Timeout()
 }
 
-// explain makes of an error of an operation on ref one that a user can act on:
-// it names the operation and the reference, and has a kind and advice.
+// explain names the operation and the reference that an error is about. What is
+// not found has that kind.
 func explain(op string, ref manifest.Reference, err error) error {
 	if err == nil {
 		return nil
@@ -102,22 +102,24 @@ func explain(op string, ref manifest.Reference, err error) error {
 		}
 		err = e.Err
 	}
-	wrap := func(err error) error { return fmt.Errorf("%s %s: %w", op, ref, err) }
-	if hasKind(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return wrap(err)
+	wrapped := fmt.Errorf("%s %s: %w", op, ref, err)
+	if errors.Is(err, errdef.ErrNotFound) && !hasKind(err) {
+		return manifest.WithKind(manifest.KindNotFound, wrapped, "")
 	}
-	if ref.Scheme != manifest.SchemeRegistry {
-		if errors.Is(err, errdef.ErrNotFound) {
-			return manifest.WithKind(manifest.KindNotFound, wrap(err), "")
-		}
-		return wrap(err)
-	}
-	kind, cause, advice := diagnose(ref, err)
-	return manifest.WithKind(kind, wrap(cause), advice)
+	return wrapped
 }
 
-// diagnose finds out what went wrong with a registry.
-func diagnose(ref manifest.Reference, err error) (kind manifest.Kind, cause error, advice string) {
+// diagnose makes of an error of a registry one that a user can act on: it names
+// the registry, and has a kind and advice.
+func diagnose(ref manifest.Reference, err error) error {
+	if err == nil || hasKind(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	kind, cause, advice := diagnosis(ref, err)
+	return manifest.WithKind(kind, cause, advice)
+}
+
+func diagnosis(ref manifest.Reference, err error) (kind manifest.Kind, cause error, advice string) {
 	host := ref.Registry
 	login := fmt.Sprintf("Log in with `docker login %s`, or point DOCKER_CONFIG at a folder whose config.json has an account that may do this.", host)
 	if _, ok := errors.AsType[*credentialError](err); ok {
@@ -141,7 +143,7 @@ func diagnose(ref manifest.Reference, err error) (kind manifest.Kind, cause erro
 		return manifest.KindFailure, fmt.Errorf("registry %s refuses: %w", host, err), ""
 	}
 	if errors.Is(err, errdef.ErrNotFound) {
-		return manifest.KindNotFound, fmt.Errorf("registry %s does not have it", host), notFoundAdvice(ref)
+		return manifest.KindNotFound, fmt.Errorf("registry %s does not have it: %w", host, err), notFoundAdvice(ref)
 	}
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return manifest.KindFailure, fmt.Errorf("registry %s speaks plain HTTP, not HTTPS", host),

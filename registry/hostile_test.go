@@ -382,7 +382,9 @@ func TestHostileManifests(t *testing.T) {
 			d.Platform = platform(amd64)
 			i.Manifests = append(i.Manifests, d)
 		}, "two packages for linux/amd64"},
-		{"a container image", func(i *ocispec.Index, _ *ocispec.Manifest, _ *Artifact) { i.ArtifactType = "" }, "not an ebpm package"},
+		{"a container image", func(i *ocispec.Index, m *ocispec.Manifest, _ *Artifact) { i.ArtifactType, m.ArtifactType = "", "" }, "not an ebpm package"},
+		{"another artifact", func(i *ocispec.Index, _ *ocispec.Manifest, _ *Artifact) { i.ArtifactType = "application/vnd.example" }, "not an ebpm package"},
+		{"an index whose type was dropped", func(i *ocispec.Index, _ *ocispec.Manifest, _ *Artifact) { i.ArtifactType = "" }, ""},
 		{"a Docker image", func(i *ocispec.Index, _ *ocispec.Manifest, _ *Artifact) {
 			i.MediaType = "application/vnd.docker.distribution.manifest.list.v2+json"
 		}, "not an ebpm package"},

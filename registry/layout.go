@@ -208,7 +208,13 @@ func (l layoutReader) readFile(name string, limit int64) ([]byte, error) {
 }
 
 // layout writes an OCI layout in a folder.
-type layout struct{ dir string }
+type layout struct {
+	dir string
+	// wait is how long a lock is waited for.
+	wait time.Duration
+}
+
+func newLayout(dir string) *layout { return &layout{dir: dir, wait: lockTimeout} }
 
 func (l *layout) reader() layoutReader { return layoutReader{dirFS(l.dir)} }
 
@@ -259,7 +265,7 @@ func (l *layout) beginWrite(ctx context.Context) (func(), error) {
 	if err := os.MkdirAll(filepath.Join(l.dir, filepath.FromSlash(blobsDir)), 0o755); err != nil {
 		return nil, fmt.Errorf("make OCI layout: %w", err)
 	}
-	release, err := l.lock(ctx, blobsLock, true, lockTimeout)
+	release, err := l.lock(ctx, blobsLock, true, l.wait)
 	if err != nil {
 		return nil, err
 	}
@@ -371,7 +377,7 @@ func syncDir(dir string) {
 
 // updateIndex changes index.json under its lock.
 func (l *layout) updateIndex(ctx context.Context, change func(*ocispec.Index) error) error {
-	release, err := l.lock(ctx, indexLock, false, lockTimeout)
+	release, err := l.lock(ctx, indexLock, false, l.wait)
 	if err != nil {
 		return err
 	}
@@ -496,27 +502,43 @@ func (p *layoutPlace) root(_ context.Context, ref manifest.Reference) (*root, er
 		}
 		return nil, err
 	}
-	var d digest.Digest
-	switch found := named(index, ref.Tag); {
-	case ref.Tag == "" && ref.Digest != "":
-		d = ref.Digest
-	case ref.Tag == "" && len(index.Manifests) == 1:
-		d = index.Manifests[0].Digest
-	case ref.Tag == "" && named(index, manifest.DefaultTag) != nil:
-		d = named(index, manifest.DefaultTag).Digest
-	case ref.Tag == "":
-		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("%d packages are in it, and none is named", len(index.Manifests)),
-			"Name one of: "+someOf(namesOf(index))+".")
-	case found == nil:
-		return nil, manifest.WithKind(manifest.KindNotFound, fmt.Errorf("no tag %s", ref.Tag),
-			"Tags that are there: "+someOf(namesOf(index))+".")
-	default:
-		d = found.Digest
+	d := ref.Digest
+	switch {
+	case ref.Tag != "":
+		entry := named(index, ref.Tag)
+		if entry == nil {
+			return nil, manifest.WithKind(manifest.KindNotFound, fmt.Errorf("no tag %s", ref.Tag),
+				"Tags that are there: "+someOf(namesOf(index))+".")
+		}
+		d = entry.Digest
+	case d == "":
+		if d = defaultOf(index); d == "" {
+			return nil, manifest.WithKind(manifest.KindUsage, errors.New("several packages are in it, or none, and no tag is named"),
+				"Tags that are there: "+someOf(namesOf(index))+".")
+		}
 	}
 	if err := agree(ref, d); err != nil {
 		return nil, err
 	}
 	return p.byDigest(d)
+}
+
+// defaultOf returns what a reference without tag and digest means: the only
+// package that has a name, or else the default tag. (Other tools list the
+// children of an index too, without names.)
+func defaultOf(index *ocispec.Index) digest.Digest {
+	if d := named(index, manifest.DefaultTag); d != nil {
+		return d.Digest
+	}
+	entries := slices.Clone(index.Manifests)
+	if len(namesOf(index)) > 0 {
+		entries = slices.DeleteFunc(entries, func(d ocispec.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == "" })
+	}
+	entries = slices.CompactFunc(entries, func(a, b ocispec.Descriptor) bool { return a.Digest == b.Digest })
+	if len(entries) != 1 {
+		return ""
+	}
+	return entries[0].Digest
 }
 
 // someOf lists words for a message that should stay short.

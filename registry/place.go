@@ -134,7 +134,7 @@ func (c *Client) open(ctx context.Context, ref manifest.Reference, write bool) (
 		}
 		return &remotePlace{c: c, repo: repo, ref: ref}, nothing, nil
 	case manifest.SchemeLayout:
-		l := &layout{dir: ref.Path}
+		l := newLayout(ref.Path)
 		if !write {
 			return &layoutPlace{layoutReader: l.reader(), ref: ref}, nothing, nil
 		}

@@ -27,13 +27,15 @@ var referrersTagRE = regexp.MustCompile(`^sha256-[0-9a-f]{64}`)
 type remotePlace struct {
 	c    *Client
 	repo *remote.Repository
-	ref  manifest.Reference // names the registry and repository
+	ref  manifest.Reference // the one that it was opened for
 }
 
 var _ place = (*remotePlace)(nil)
 
+// retry runs a request until it succeeds; its last error says what to do.
 func (p *remotePlace) retry(ctx context.Context, d ocispec.Descriptor, f func(context.Context) error) error {
-	return p.c.retry(ctx, Event{Reference: p.ref, Digest: d.Digest, MediaType: d.MediaType, Size: d.Size}, f)
+	e := Event{Reference: p.ref, Digest: d.Digest, MediaType: d.MediaType, Size: d.Size}
+	return diagnose(p.ref, p.c.retry(ctx, e, f))
 }
 
 // answered turns what oras-go finds wrong with a registry's answer to a read
@@ -173,10 +175,12 @@ func (c *Client) Delete(ctx context.Context, ref manifest.Reference) error {
 	if err != nil {
 		return explain("delete", ref, err)
 	}
-	err = p.retry(ctx, r.Descriptor, func(ctx context.Context) error { return repo.Delete(ctx, r.Descriptor) })
-	if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok &&
-		(response.StatusCode == http.StatusMethodNotAllowed || response.StatusCode == http.StatusNotImplemented) {
-		return explain("delete", ref, fmt.Errorf("%w: %w", ErrUnsupported, err))
-	}
-	return explain("delete", ref, err)
+	return explain("delete", ref, p.retry(ctx, r.Descriptor, func(ctx context.Context) error {
+		err := repo.Delete(ctx, r.Descriptor)
+		if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok &&
+			(response.StatusCode == http.StatusMethodNotAllowed || response.StatusCode == http.StatusNotImplemented) {
+			return fmt.Errorf("%w: %w", ErrUnsupported, err)
+		}
+		return err
+	}))
 }

@@ -22,7 +22,7 @@ import (
 
 // Store is a local OCI layout whose names are full references. Any number of
 // processes may use it at once. What it hands out is verified each time.
-type Store struct{ l layout }
+type Store struct{ l *layout }
 
 // Entry is one package of a [Store].
 type Entry struct {
@@ -50,7 +50,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	s := &Store{l: layout{dir: dir}}
+	s := &Store{l: newLayout(dir)}
 	_, err = s.l.reader().readIndex()
 	if errors.Is(err, fs.ErrNotExist) {
 		err = s.l.checkFree()
@@ -73,7 +73,7 @@ type storePlace struct {
 
 var _ place = (*storePlace)(nil)
 
-func (s *Store) place() *storePlace { return &storePlace{layoutReader: s.l.reader(), layout: &s.l} }
+func (s *Store) place() *storePlace { return &storePlace{layoutReader: s.l.reader(), layout: s.l} }
 
 // nameOf is what index.json calls a reference: without a digest where there is a
 // tag.
@@ -378,9 +378,10 @@ const noLimit = int64(1) << 62
 // Trim removes packages, the least recently used first, until the store has at
 // most maxBytes, and whatever no package needs. A package whose digest keep
 // names, or the digest of one of its platforms, stays. It returns how many bytes
-// it freed.
+// it freed. While another process writes to the store it waits, ten seconds at
+// most, and then fails.
 func (s *Store) Trim(ctx context.Context, maxBytes int64, keep []digest.Digest) (freed int64, err error) {
-	freed, err = s.trim(ctx, maxBytes, keep, lockTimeout)
+	freed, err = s.trim(ctx, maxBytes, keep, s.l.wait)
 	if err != nil {
 		err = fmt.Errorf("trim store %s: %w", s.l.dir, err)
 	}
