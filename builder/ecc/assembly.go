@@ -144,7 +144,7 @@ func forbiddenIn(r io.Reader) (string, error) {
 
 // dataLine matches a directive with strings, as clang prints the text of the
 // source, behind which no statement stands.
-var dataLine = regexp.MustCompile(`^\t\.(?:asciz|ascii|string|file|ident)\t(?:"(?:[^"\\]|\\.)*"|[a-z0-9_ ,])*(?:\t+# [a-z0-9_= ]*)?$`)
+var dataLine = regexp.MustCompile(`^\t\.(?:asciz|ascii|string|file|ident)\t(?:"(?:[^"\\]|\\.)*"|[a-z0-9_ ,])*(?:[\t ]*# [a-z0-9_= ]*)?$`)
 
 // mentions reports whether word is in line with no letter or digit behind it.
 func mentions(line []byte, word string) bool {

@@ -28,8 +28,7 @@ const (
 	constInlineAsm     = 30
 	lastKnownConstant  = 33
 
-	maxBitcodeDepth  = 32
-	maxBitcodeRecord = 1 << 24
+	maxBitcodeDepth = 32
 )
 
 var (
@@ -271,7 +270,7 @@ func (r *bitReader) record(id uint64, abbrevs []abbreviation) (code uint64, ops 
 			return 0, nil, err
 		}
 		n, err := r.vbr(6)
-		if err != nil || n > maxBitcodeRecord {
+		if err != nil || n > r.bits()-r.pos {
 			return 0, nil, errBitcode
 		}
 		for range n {
@@ -294,7 +293,7 @@ func (r *bitReader) record(id uint64, abbrevs []abbreviation) (code uint64, ops 
 				return 0, nil, errBitcode
 			}
 			n, err := r.vbr(6)
-			if err != nil || n > maxBitcodeRecord {
+			if err != nil || n > r.bits()-r.pos || a[i+1].encoding == encodingLiteral {
 				return 0, nil, errBitcode
 			}
 			for range n {
@@ -307,7 +306,7 @@ func (r *bitReader) record(id uint64, abbrevs []abbreviation) (code uint64, ops 
 			i++
 		case encodingBlob:
 			n, err := r.vbr(6)
-			if err != nil || n > maxBitcodeRecord {
+			if err != nil || n > uint64(len(r.data)) {
 				return 0, nil, errBitcode
 			}
 			r.align()

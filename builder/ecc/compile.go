@@ -192,7 +192,7 @@ func (c *compilation) compile(ctx context.Context) (*Result, error) {
 	}
 	meta, err := c.meta(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.Source, err)
+		return nil, err
 	}
 	result := &Result{
 		Package:      &manifest.Package{Object: data, Meta: *meta},
@@ -216,10 +216,13 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 	}()
 	o, err := openObject(data)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", c.Source, err)
 	}
 	meta = &manifest.Meta{EunomiaVersion: Version}
 	if meta.Skeleton, err = o.skeleton(c.objectFile()); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Source, err)
+	}
+	if err := annotate(&meta.Skeleton, c.source, c.Source); err != nil {
 		return nil, err
 	}
 	if c.Header != "" {
@@ -229,7 +232,7 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 			names[s.name] = true
 		}
 		if meta.ExportTypes, err = o.exportTypes(names); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", c.Source, err)
 		}
 	}
 	return meta, nil
