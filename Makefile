@@ -36,7 +36,7 @@ cluster-up: deps build $(CTL) ## start it, with both images in its registry
 cluster-down: $(CTL) ## take all of it away
 	$(CTL) down
 
-cluster-env: $(CTL) ## print what a shell needs to use it: eval "$$(make -s cluster-env)"
+cluster-env: $(CTL) ## print what a shell needs to use it: eval "$(make -s cluster-env)"
 	@$(CTL) env $(CURDIR)/bin
 
 # The Go command knows what is up to date.
