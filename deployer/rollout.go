@@ -394,7 +394,7 @@ func (c *Client) watch(ctx context.Context, name string) (*watcher, error) {
 		}
 		// The informer tries again by itself; only what will not pass is an error.
 		err = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-			if apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) {
+			if isDenied(err) {
 				verb := "watch"
 				if strings.Contains(err.Error(), "cannot list") {
 					verb = "list"
@@ -452,3 +452,17 @@ func asRollout(err error) *RolloutError {
 	}
 	return nil
 }
+
+// pod returns a Pod, or nil when it is gone.
+func (w *watcher) pod(name string) *corev1.Pod {
+	_, pods := w.read()
+	for _, p := range pods {
+		if p.Name == name {
+			return p
+		}
+	}
+	return nil
+}
+
+// isDenied reports whether the API server refused who asks.
+func isDenied(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }

@@ -1,0 +1,428 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deployer
+
+import (
+	"bytes"
+	"container/heap"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ebpm/ebpm/manifest"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// LogOptions say which part of a release's logs.
+type LogOptions struct {
+	// Follow goes on with what instances print from now on, those included that
+	// start later.
+	Follow bool
+	// Since leaves out what is older; 0 leaves out nothing.
+	Since time.Duration
+	// Tail is the number of lines of each instance, nil for all.
+	Tail *int64
+}
+
+// LogEntry is one line of an instance, or one sentence about it. Exactly one of
+// Event and Notice is set.
+type LogEntry struct {
+	Node     string    `json:"node"`
+	Pod      string    `json:"pod,omitempty"`
+	Revision int64     `json:"revision,omitempty"`
+	Time     time.Time `json:"time"`
+	// Event is as the runner printed it.
+	Event json.RawMessage `json:"event,omitempty"`
+	// Notice is anything else: what the runner said that is no event, and what
+	// is missing from the log.
+	Notice string `json:"notice,omitempty"`
+
+	// Columns are the fields of the package's events, in their order.
+	Columns []string `json:"-"`
+}
+
+// Logs gives what the instances of a release printed, of all nodes, in the order
+// of time. Without Follow it ends at the end of the logs; with it, it ends when
+// ctx does, without an error, or when the release is gone.
+func (c *Client) Logs(ctx context.Context, name string, o LogOptions, emit func(LogEntry) error) error {
+	r, err := c.get(ctx, name)
+	if err != nil {
+		return err
+	}
+	pods, err := c.pods(ctx, name)
+	if err != nil {
+		return err
+	}
+	l := &logs{c: c, o: o, from: c.now(), revisions: map[string]revision{}}
+	l.learn(r)
+	cursors := map[string]*cursor{}
+	if err := l.history(ctx, pods, cursors, emit); err != nil {
+		if o.Follow && ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	if !o.Follow {
+		return nil
+	}
+	if err := l.follow(ctx, name, cursors, emit); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// logs is one run of [Client.Logs].
+type logs struct {
+	c    *Client
+	o    LogOptions
+	from time.Time
+
+	mu        sync.Mutex
+	revisions map[string]revision // by hash
+}
+
+func (l *logs) learn(r *release) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, rev := range r.revisions {
+		l.revisions[rev.hash] = rev
+	}
+}
+
+// entry returns an entry of a Pod without its content.
+func (l *logs) entry(pod *corev1.Pod, at time.Time) LogEntry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return LogEntry{
+		Node: nodeNameOf(pod), Pod: pod.Name, Time: at.UTC(),
+		Revision: l.revisions[pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey]].number,
+		Columns:  readMove(pod.Annotations).Columns,
+	}
+}
+
+func (l *logs) notice(pod *corev1.Pod, at time.Time, format string, args ...any) LogEntry {
+	e := l.entry(pod, at)
+	e.Notice = fmt.Sprintf(format, args...)
+	return e
+}
+
+// cursor is how far the log of a container was read. The API server resumes by
+// the second only, so the line that was read last is looked for again.
+type cursor struct {
+	last time.Time // of the line that was read last
+	seen int       // lines with that very time
+	skip int       // how many of them are still to be passed by
+}
+
+// clockSlack is by how much two lines of a log may be out of order: stdout and
+// stderr are read, and their lines stamped, apart.
+const clockSlack = 10 * time.Millisecond
+
+// resume prepares the cursor for a stream that starts at its time or before.
+func (c *cursor) resume() { c.skip = c.seen }
+
+// pass reports whether a line is new, and moves on.
+func (c *cursor) pass(at time.Time) bool {
+	if c.skip > 0 {
+		if at.Equal(c.last) {
+			c.skip--
+			return false
+		}
+		if !at.After(c.last.Add(clockSlack)) {
+			return false
+		}
+		c.skip = 0 // the line that was read last is gone
+	}
+	if at.Equal(c.last) {
+		c.seen++
+	} else {
+		c.last, c.seen = at, 1
+	}
+	return true
+}
+
+// gone reports whether a container has no log, or none any more.
+func gone(err error) bool { return apierrors.IsNotFound(err) || apierrors.IsBadRequest(err) }
+
+// started reports whether the runner of a Pod has a log.
+func started(pod *corev1.Pod) (status corev1.ContainerStatus, ok bool) {
+	for _, s := range pod.Status.ContainerStatuses {
+		if s.Name == containerRun {
+			return s, s.State.Running != nil || s.State.Terminated != nil || s.LastTerminationState.Terminated != nil
+		}
+	}
+	return corev1.ContainerStatus{}, false
+}
+
+// history gives what there is, merged by time, and leaves in cursors where each
+// Pod's log ended.
+func (l *logs) history(ctx context.Context, pods []corev1.Pod, cursors map[string]*cursor, emit func(LogEntry) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer stop()
+	slices.SortFunc(pods, func(a, b corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
+	var streams []*stream
+	for i := range pods {
+		cur := &cursor{}
+		cursors[pods[i].Name] = cur
+		s := &stream{entries: make(chan LogEntry, 64)}
+		streams = append(streams, s)
+		readers.Go(func() {
+			defer close(s.entries)
+			s.err = l.readPod(ctx, &pods[i], cur, func(e LogEntry) error {
+				select {
+				case s.entries <- e:
+					return nil
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			})
+		})
+	}
+	return merge(streams, emit)
+}
+
+// readPod reads the log of a Pod to its end, that of the run before included.
+func (l *logs) readPod(ctx context.Context, pod *corev1.Pod, cur *cursor, emit func(LogEntry) error) error {
+	status, ok := started(pod)
+	if !ok {
+		in := instanceOf(pod)
+		cause := ""
+		if in.Cause != "" {
+			cause = ": " + in.Cause
+		}
+		return emit(l.notice(pod, pod.CreationTimestamp.Time, "not started (%s)%s", in.State, cause))
+	}
+	if status.RestartCount > 0 && l.o.Tail == nil {
+		// A container that waits for its next run has no log of its own yet: the
+		// last run's is the current one.
+		kept := "the last two runs are"
+		previous := status.State.Waiting == nil
+		if !previous {
+			kept = "the last run is"
+		}
+		if status.RestartCount > 1 || !previous {
+			if err := emit(l.notice(pod, pod.CreationTimestamp.Time, "restarted %d times; only the log of %s kept", status.RestartCount, kept)); err != nil {
+				return err
+			}
+		}
+		if previous {
+			// Its own cursor: a new run has its own log.
+			if err := l.read(ctx, pod, l.options(true), &cursor{}, emit); err != nil && !gone(err) {
+				return l.c.failed("get", "pods/log", pod.Name, err)
+			}
+		}
+	}
+	if err := l.read(ctx, pod, l.options(false), cur, emit); err != nil && !gone(err) {
+		return l.c.failed("get", "pods/log", pod.Name, err)
+	}
+	return nil
+}
+
+func (l *logs) options(previous bool) *corev1.PodLogOptions {
+	o := &corev1.PodLogOptions{Container: containerRun, Timestamps: true, Previous: previous, TailLines: l.o.Tail}
+	if l.o.Since > 0 {
+		o.SinceTime = new(metav1.NewTime(l.from.Add(-l.o.Since)))
+	}
+	return o
+}
+
+// statusPrefix begins every status record.
+var statusPrefix = []byte(`{"` + manifest.StatusKey + `"`)
+
+// read reads one stream of a Pod's log.
+func (l *logs) read(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOptions, cur *cursor, emit func(LogEntry) error) error {
+	body, err := l.c.openLog(ctx, pod.Name, o)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	cur.resume()
+	if o.SinceTime == nil && o.TailLines == nil && !o.Follow {
+		b := &beginning{emit: emit, lost: func(at time.Time) LogEntry {
+			return l.notice(pod, at, "earlier lines are gone: the node's log rotation dropped them")
+		}}
+		if err := l.lines(pod, body, cur, b.add, b.attached); err != nil {
+			return err
+		}
+		return b.end()
+	}
+	return l.lines(pod, body, cur, emit, func() error { return nil })
+}
+
+// lines turns the lines of a log into entries; status is called for a status
+// record, which is none.
+func (l *logs) lines(pod *corev1.Pod, body io.Reader, cur *cursor, emit func(LogEntry) error, status func() error) error {
+	lines := newLineReader(body)
+	for {
+		line, cut, err := lines.next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		at, text, ok := splitTime(line)
+		if !ok {
+			at = cur.last
+		} else if !cur.pass(at) {
+			continue
+		}
+		switch {
+		case bytes.HasPrefix(text, statusPrefix):
+			if err := status(); err != nil {
+				return err
+			}
+			continue
+		case len(bytes.TrimSpace(text)) == 0:
+			continue
+		}
+		e := l.entry(pod, at)
+		switch {
+		case cut:
+			e.Notice = fmt.Sprintf("a line of more than %d bytes was cut: %.200s ...", maxLine, text)
+		case text[0] == '{' && json.Valid(text):
+			e.Event = bytes.Clone(text)
+		default:
+			e.Notice = string(text)
+		}
+		if err := emit(e); err != nil {
+			return err
+		}
+	}
+}
+
+// beginning holds back the first entries of a run's log until its first status
+// record, which an instance writes when it attaches: where there is none, the
+// log begins later than the run.
+type beginning struct {
+	emit func(LogEntry) error
+	lost func(at time.Time) LogEntry
+	held []LogEntry
+	over bool
+}
+
+func (b *beginning) add(e LogEntry) error {
+	if b.over {
+		return b.emit(e)
+	}
+	// Events and records come by two pipes and pass each other by a little.
+	const most = 64
+	b.held = append(b.held, e)
+	if len(b.held) < most {
+		return nil
+	}
+	return b.end()
+}
+
+func (b *beginning) attached() error {
+	if b.over {
+		return nil
+	}
+	return b.release()
+}
+
+// end says what is missing, where no record came before it. A run that printed
+// no event may have ended before it attached.
+func (b *beginning) end() error {
+	if b.over {
+		return nil
+	}
+	for _, e := range b.held {
+		if e.Event != nil {
+			if err := b.emit(b.lost(b.held[0].Time)); err != nil {
+				return err
+			}
+			break
+		}
+	}
+	return b.release()
+}
+
+func (b *beginning) release() error {
+	b.over = true
+	for _, e := range b.held {
+		if err := b.emit(e); err != nil {
+			return err
+		}
+	}
+	b.held = nil
+	return nil
+}
+
+// stream is one Pod's entries in the order of time.
+type stream struct {
+	entries chan LogEntry
+	err     error // set before entries is closed
+	head    LogEntry
+}
+
+// advance takes the next entry; ok is false at the end.
+func (s *stream) advance() (ok bool, err error) {
+	s.head, ok = <-s.entries
+	if !ok {
+		return false, s.err
+	}
+	return true, nil
+}
+
+type streamHeap []*stream
+
+func (h streamHeap) Len() int { return len(h) }
+func (h streamHeap) Less(i, j int) bool {
+	a, b := &h[i].head, &h[j].head
+	if !a.Time.Equal(b.Time) {
+		return a.Time.Before(b.Time)
+	}
+	return a.Node < b.Node
+}
+func (h streamHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h *streamHeap) Push(x any)   { *h = append(*h, x.(*stream)) }
+func (h *streamHeap) Pop() any {
+	last := (*h)[len(*h)-1]
+	*h = (*h)[:len(*h)-1]
+	return last
+}
+
+// merge gives the entries of all streams in the order of time. A stream that
+// breaks does not hide the others: its error is returned at the end.
+func merge(streams []*stream, emit func(LogEntry) error) error {
+	var h streamHeap
+	var broken []error
+	for _, s := range streams {
+		ok, err := s.advance()
+		if err != nil {
+			broken = append(broken, err)
+		}
+		if ok {
+			h = append(h, s)
+		}
+	}
+	heap.Init(&h)
+	for len(h) > 0 {
+		s := h[0]
+		if err := emit(s.head); err != nil {
+			return err
+		}
+		ok, err := s.advance()
+		if err != nil {
+			broken = append(broken, err)
+		}
+		if ok {
+			heap.Fix(&h, 0)
+		} else {
+			heap.Pop(&h)
+		}
+	}
+	return errors.Join(broken...)
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deployer
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// LogPrinter prints log entries as a table: a header with NODE, TIME and the
+// columns of the package, then rows. What an event lacks is a dash, and what is
+// no event is its text. The header is printed anew only where events have a
+// column that it lacks, as after an upgrade that is followed.
+type LogPrinter struct {
+	w       io.Writer
+	zone    *time.Location
+	columns []string
+	offsets []int // of NODE, TIME and the columns
+	started bool
+}
+
+// NewLogPrinter returns a printer whose times are in zone. nodes, where they are
+// known, make room for the longest name.
+func NewLogPrinter(w io.Writer, zone *time.Location, nodes ...string) *LogPrinter {
+	p := &LogPrinter{w: w, zone: zone}
+	width := len("NODE")
+	for _, n := range nodes {
+		width = max(width, len(n))
+	}
+	p.offsets = []int{0, width + 1}
+	return p
+}
+
+const timeFormat = "15:04:05"
+
+// Print prints one entry.
+func (p *LogPrinter) Print(e LogEntry) error {
+	if err := p.header(e); err != nil {
+		return err
+	}
+	row := &row{}
+	row.cell(p.offsets[0], escape(e.Node))
+	row.cell(p.offsets[1], e.Time.In(p.zone).Format(timeFormat))
+	if e.Event == nil {
+		row.cell(p.offsets[2], escape(e.Notice))
+		return row.print(p.w)
+	}
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(e.Event, &fields); err != nil {
+		return fmt.Errorf("print event of node %s: %w", e.Node, err)
+	}
+	known := false
+	for _, c := range p.columns {
+		_, ok := fields[c]
+		known = known || ok
+	}
+	if !known {
+		row.cell(p.offsets[2], escape(string(e.Event)))
+		return row.print(p.w)
+	}
+	for i, c := range p.columns {
+		text := "-"
+		if value, ok := fields[c]; ok {
+			text = valueText(value)
+		}
+		row.cell(p.offsets[i+2], text)
+	}
+	return row.print(p.w)
+}
+
+// header prints the header when e needs another than the last one.
+func (p *LogPrinter) header(e LogEntry) error {
+	missing := slices.ContainsFunc(e.Columns, func(c string) bool { return !slices.Contains(p.columns, c) })
+	if p.started && !missing {
+		return nil
+	}
+	// The order is that of the newer package; what only the older one has, which
+	// may still print, comes last.
+	old := p.columns
+	p.columns = slices.Clone(e.Columns)
+	for _, c := range old {
+		if !slices.Contains(p.columns, c) {
+			p.columns = append(p.columns, c)
+		}
+	}
+	p.started = true
+	p.offsets = append(p.offsets[:2:2], p.offsets[1]+len(timeFormat)+1)
+	row := &row{}
+	row.cell(p.offsets[0], "NODE")
+	row.cell(p.offsets[1], "TIME")
+	for i, c := range p.columns {
+		name := strings.ToUpper(escape(c))
+		row.cell(p.offsets[i+2], name)
+		p.offsets = append(p.offsets, p.offsets[i+2]+max(utf8.RuneCountInString(name), 6)+1)
+	}
+	return row.print(p.w)
+}
+
+// row is a line whose cells begin at offsets, or after one blank where the cell
+// before was too wide.
+type row struct {
+	text  strings.Builder
+	width int
+}
+
+func (r *row) cell(offset int, text string) {
+	if r.width > 0 {
+		pad := max(offset-r.width, 1)
+		r.text.WriteString(strings.Repeat(" ", pad))
+		r.width += pad
+	}
+	r.text.WriteString(text)
+	r.width += utf8.RuneCountInString(text)
+}
+
+func (r *row) print(w io.Writer) error {
+	_, err := io.WriteString(w, strings.TrimRight(r.text.String(), " ")+"\n")
+	return err
+}
+
+// valueText returns a JSON value for a cell: a string without its quotes, else
+// compact JSON.
+func valueText(value json.RawMessage) string {
+	var s string
+	if len(value) > 0 && value[0] == '"' && json.Unmarshal(value, &s) == nil {
+		if s == "" {
+			return `""`
+		}
+		return escape(s)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, value); err != nil {
+		return escape(string(value))
+	}
+	return escape(compact.String())
+}
+
+// escape makes text harmless for a terminal: names of commands and files are
+// chosen by whoever runs them, and control characters move cursors.
+func escape(s string) string {
+	if !strings.ContainsFunc(s, unsafeRune) {
+		return s
+	}
+	var b strings.Builder
+	for i, r := range s {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD"):
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case unsafeRune(r):
+			quoted := strconv.QuoteRuneToASCII(r)
+			b.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+// unsafeRune reports what a terminal acts on: control characters, and marks that
+// turn the direction of text.
+func unsafeRune(r rune) bool {
+	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == utf8.RuneError
+}
+
+// NewJSONLogPrinter returns a function that prints entries as one JSON object a
+// line, the event to the byte as the runner printed it.
+func NewJSONLogPrinter(w io.Writer) func(LogEntry) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	return func(e LogEntry) error {
+		if err := encoder.Encode(e); err != nil {
+			return fmt.Errorf("print entry of node %s: %w", e.Node, err)
+		}
+		return nil
+	}
+}
