@@ -318,7 +318,7 @@ func TestUnpackSourceStaysInside(t *testing.T) {
 
 func FuzzUnpackSource(f *testing.F) {
 	for name, data := range hostile(f) {
-		if name != "too many bytes" {
+		if name != "too many bytes" && name != "many" {
 			f.Add(data)
 		}
 	}
