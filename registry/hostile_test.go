@@ -82,44 +82,56 @@ func isRead(r *http.Request, d digest.Digest) bool {
 // TestRetry fails each request of a push and of a fetch once, in turn: all of
 // them must succeed in the end.
 func TestRetry(t *testing.T) {
-	for _, status := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusBadGateway} {
-		for _, r := range registries {
-			t.Run(fmt.Sprint(r.name, status), func(t *testing.T) {
-				inner := r.new(t)
-				for n := int64(1); ; n++ {
-					var count atomic.Int64
-					host := serve(t, faulty(inner, func(w http.ResponseWriter, _ *http.Request) bool {
-						if count.Add(1) != n {
-							return false
-						}
-						w.Header().Set("Retry-After", "7")
-						w.WriteHeader(status)
-						return true
-					}))
-					c, said := newClient(t, Options{})
-					ref := parse(t, fmt.Sprintf("%s/x%d:1", host, n))
-					if _, err := c.Push(t.Context(), testArtifact(t, "1.0.0"), ref); err != nil {
-						t.Fatalf("push with request %d failing: %v", n, err)
+	for i, status := range []int{http.StatusServiceUnavailable, http.StatusBadGateway} {
+		r := registries[i]
+		t.Run(fmt.Sprint(r.name, status), func(t *testing.T) {
+			inner := r.new(t)
+			for n := int64(1); ; n++ {
+				requests, slept := pushAndFetch(t, inner, n, status)
+				if requests < n {
+					if n < 20 {
+						t.Fatalf("only %d requests were made", n)
 					}
-					p, err := c.Fetch(t.Context(), ref, amd64)
-					wantChild(t, p, err, testChild(amd64, "1.0.0"))
-					if count.Load() < n {
-						if n < 20 {
-							t.Fatalf("only %d requests were made", n)
-						}
-						return
-					}
-					if len(said.slept) != 1 || said.kinds(EventRetry) != 1 {
-						t.Fatalf("request %d: %d waits, %d retries, wanted 1", n, len(said.slept), said.kinds(EventRetry))
-					}
-					wait := said.slept[0]
-					if honoured := wait == 7*time.Second; honoured != (status != http.StatusBadGateway) {
-						t.Fatalf("request %d: waited %s after %d with Retry-After 7", n, wait, status)
-					}
+					return
 				}
-			})
-		}
+				if honoured := slept == 7*time.Second; honoured != (status == http.StatusServiceUnavailable) {
+					t.Fatalf("request %d: waited %s after %d with Retry-After 7", n, slept, status)
+				}
+			}
+		})
 	}
+	if _, slept := pushAndFetch(t, newReferrersRegistry(t), 1, http.StatusTooManyRequests); slept != 7*time.Second {
+		t.Errorf("waited %s after 429 with Retry-After 7", slept)
+	}
+}
+
+// pushAndFetch does that while the request number n fails with a status. It
+// returns how many requests there were and how long the client waited.
+func pushAndFetch(t *testing.T, inner http.Handler, n int64, status int) (requests int64, slept time.Duration) {
+	t.Helper()
+	var count atomic.Int64
+	host := serve(t, faulty(inner, func(w http.ResponseWriter, _ *http.Request) bool {
+		if count.Add(1) != n {
+			return false
+		}
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(status)
+		return true
+	}))
+	c, said := newClient(t, Options{})
+	ref := parse(t, fmt.Sprintf("%s/x%d:1", host, n))
+	if _, err := c.Push(t.Context(), testArtifact(t, "1.0.0"), ref); err != nil {
+		t.Fatalf("push with request %d failing: %v", n, err)
+	}
+	p, err := c.Fetch(t.Context(), ref, amd64)
+	wantChild(t, p, err, testChild(amd64, "1.0.0"))
+	if len(said.slept) != said.kinds(EventRetry) || (count.Load() >= n && len(said.slept) != 1) {
+		t.Fatalf("request %d: %d waits, %d retries, wanted 1", n, len(said.slept), said.kinds(EventRetry))
+	}
+	for _, d := range said.slept {
+		slept += d
+	}
+	return count.Load(), slept
 }
 
 // TestNoTagUnlessComplete lets a registry fail for good from each write on, in

@@ -108,6 +108,54 @@ func TestStore(t *testing.T) {
 	wantKind(t, err, manifest.KindUsage, a.Digest.String())
 }
 
+// TestPushFromStore is build here, push, and pull elsewhere.
+func TestPushFromStore(t *testing.T) {
+	for _, r := range registries {
+		t.Run(r.name, func(t *testing.T) {
+			ref := parse(t, serve(t, r.new(t))+"/team/opensnoop:1.0.0")
+			s := newStore(t)
+			c, _ := newClient(t, Options{Store: s})
+			_, err := c.PushFromStore(t.Context(), ref)
+			wantKind(t, err, manifest.KindNotFound, "push "+ref.String(), "ebpm build")
+			a := put(t, s, ref.String(), "1.0.0")
+			pinned, err := c.PushFromStore(t.Context(), ref)
+			if err != nil || pinned != ref.WithDigest(a.Digest) {
+				t.Fatalf("pushed %s, %v", pinned, err)
+			}
+			other := newStore(t)
+			c, _ = newClient(t, Options{Store: other})
+			pinned, err = c.PullToStore(t.Context(), ref)
+			if err != nil || pinned != ref.WithDigest(a.Digest) {
+				t.Fatalf("pulled %s, %v", pinned, err)
+			}
+			p, err := other.Fetch(t.Context(), ref, arm64)
+			wantChild(t, p, err, testChild(arm64, "1.0.0"))
+			source, err := c.FetchSource(t.Context(), ref)
+			if err != nil || string(source) != string(p.Source) {
+				t.Errorf("source %q, %v", source, err)
+			}
+			// By digest alone all names of it go.
+			if _, err := other.Put(t.Context(), a, ref.WithTag("stable")); err != nil {
+				t.Fatal(err)
+			}
+			if err := other.Remove(t.Context(), pinned.Pinned()); err != nil {
+				t.Fatal(err)
+			}
+			if entries, err := other.List(t.Context()); err != nil || len(entries) > 0 || countBlobs(t, other) > 0 {
+				t.Errorf("left %v, %v", entries, err)
+			}
+		})
+	}
+	c, _ := newClient(t, Options{})
+	ref := parse(t, "localhost:1/x:1")
+	if _, err := c.PushFromStore(t.Context(), ref); err == nil {
+		t.Error("a push without a store")
+	}
+	if _, err := c.PullToStore(t.Context(), ref); err == nil {
+		t.Error("a pull without a store")
+	}
+}
+
 func TestOpenStoreRefuses(t *testing.T) {
 	home := t.TempDir()
 	writeFileT(t, filepath.Join(home, "letter.txt"), "Dear Sir", 0o600)
