@@ -23,6 +23,11 @@ import (
 // of what this compiler writes.
 var Version = "0.1.0-dev"
 
+// FactsVariable is the environment variable that names the file into which the
+// command ecc writes [manifest.BuildFacts] as JSON. eunomia-bpf's ecc has none:
+// package.json has no place for them.
+const FactsVariable = "EBPM_BUILD_FACTS"
+
 // maxSourceSize bounds a source and its header, in bytes.
 const maxSourceSize = 16 << 20
 
@@ -90,11 +95,13 @@ func Compile(ctx context.Context, opts Options) (*Result, error) {
 // compilation is one run of [Compile].
 type compilation struct {
 	Options
-	name    string // base of the output files' names
-	source  []byte
-	structs []exportedStruct
-	scratch string
-	cwd     string
+	name string // base of the output files' names
+	// packagePath is that of package.json in the words of the user.
+	packagePath string
+	source      []byte
+	structs     []exportedStruct
+	scratch     string
+	cwd         string
 
 	clang       clangFacts
 	includeRoot string // holds bpf/ and vmlinux/
@@ -127,8 +134,10 @@ func newCompilation(opts Options) (*compilation, error) {
 		return nil, fmt.Errorf("source %q is not a file", c.Source)
 	}
 	c.name, _, _ = strings.Cut(base, ".")
+	c.packagePath = strings.TrimSuffix(c.Output, "/") + "/package.json"
 	if c.Output == "" {
 		c.Output = filepath.Dir(c.Source)
+		c.packagePath = c.typedDir() + "package.json"
 	}
 	var err error
 	if c.cwd, err = os.Getwd(); err != nil {
@@ -354,16 +363,7 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 		return fmt.Errorf("write results: %w", err)
 	}
 	if !c.NoPackage {
-		c.Log.Info(fmt.Sprintf("Packing ebpf object and config into %s...", c.packagePath()))
+		c.Log.Info(fmt.Sprintf("Packing ebpf object and config into %s...", c.packagePath))
 	}
 	return nil
-}
-
-// packagePath is the path of package.json in the words of the user.
-func (c *compilation) packagePath() string {
-	dir := c.Options.Output
-	if dir == "." && filepath.Dir(c.Source) == "." && !strings.HasPrefix(c.Source, "./") {
-		return "package.json"
-	}
-	return strings.TrimSuffix(dir, "/") + "/package.json"
 }

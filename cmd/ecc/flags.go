@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -12,24 +13,24 @@ import (
 type commandLine struct {
 	source, header string
 
-	output       string
-	verbose      bool
-	yaml         bool
-	headerOnly   bool
-	wasmHeader   bool
-	btfgen       bool
-	btfhub       string
-	workspace    string
-	cflags       []string
-	clang        string
-	llvmStrip    string
-	noPackage    bool
-	standalone   bool
-	help         string // the flag as written: -h or --help
-	version      bool
-	positionals  int
-	seen         map[string]bool
-	firstOfClash string
+	output     string
+	verbose    bool
+	yaml       bool
+	headerOnly bool
+	wasmHeader bool
+	btfgen     bool
+	btfhub     string
+	workspace  string
+	cflags     []string
+	clang      string
+	llvmStrip  string
+	noPackage  bool
+	standalone bool
+	help       string // the flag as written: -h or --help
+	version    bool
+
+	positionals int
+	seen        []string // the long names of the flags so far
 }
 
 // flag is one flag of the command line; exactly one of its targets is set.
@@ -109,7 +110,7 @@ const anyOptions = "[OPTIONS]"
 // behind the positionals, short flags in one word, values glued or apart. help
 // and version end it where they stand.
 func parse(args []string) (commandLine, error) {
-	line := commandLine{seen: map[string]bool{}}
+	var line commandLine
 	onlyPositionals := false
 	for len(args) > 0 && line.help == "" && !line.version {
 		arg := args[0]
@@ -134,7 +135,7 @@ func parse(args []string) (commandLine, error) {
 	}
 	if line.noPackage && line.standalone {
 		first, second := "--no-generate-package-json", "--standalone"
-		if line.firstOfClash == second {
+		if slices.Index(line.seen, second[2:]) < slices.Index(line.seen, first[2:]) {
 			first, second = second, first
 		}
 		return line, &usageError{text: fmt.Sprintf("the argument '%s' cannot be used with '%s'", first, second), flag: first}
@@ -233,13 +234,10 @@ func (l *commandLine) set(f *flag, written, value string) error {
 		*list = append(*list, value)
 		return nil
 	}
-	if l.seen[f.long] {
+	if slices.Contains(l.seen, f.long) {
 		return &usageError{text: fmt.Sprintf("the argument '%s' cannot be used multiple times", f), flag: anyOptions}
 	}
-	l.seen[f.long] = true
-	if (f.long == "standalone" || f.long == "no-generate-package-json") && l.firstOfClash == "" {
-		l.firstOfClash = "--" + f.long
-	}
+	l.seen = append(l.seen, f.long)
 	switch {
 	case f.on != nil:
 		*f.on(l) = true

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -63,17 +64,20 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 func compile(ctx context.Context, line commandLine, getenv func(string) string, stderr io.Writer) error {
-	for flag, given := range map[string]bool{
-		"--yaml":        line.yaml,
-		"--wasm-header": line.wasmHeader,
-		"--btfgen":      line.btfgen,
-		"--standalone":  line.standalone,
+	for _, later := range []struct {
+		given bool
+		flag  string
+	}{
+		{line.yaml, "--yaml"},
+		{line.wasmHeader, "--wasm-header"},
+		{line.btfgen, "--btfgen"},
+		{line.standalone, "--standalone"},
 	} {
-		if given {
-			return fmt.Errorf("%s is not supported yet", flag)
+		if later.given {
+			return fmt.Errorf("%s is not supported yet", later.flag)
 		}
 	}
-	_, err := ecc.Compile(ctx, ecc.Options{
+	result, err := ecc.Compile(ctx, ecc.Options{
 		Source:      line.source,
 		Header:      line.header,
 		Output:      line.output,
@@ -86,5 +90,23 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		Diagnostics: stderr,
 		Log:         slog.New(&logHandler{out: stderr, level: logLevel(line.verbose, getenv("RUST_LOG"))}),
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return writeFacts(getenv(ecc.FactsVariable), result.Build)
+}
+
+// writeFacts writes how a source was compiled into file, unless that is empty.
+func writeFacts(file string, facts manifest.BuildFacts) error {
+	if file == "" {
+		return nil
+	}
+	data, err := json.Marshal(facts)
+	if err != nil {
+		return fmt.Errorf("encode build facts: %w", err)
+	}
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		return fmt.Errorf("write build facts: %w", err)
+	}
+	return nil
 }
