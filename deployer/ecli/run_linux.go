@@ -52,7 +52,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(o.Package.Object))
 	if err != nil {
-		return fmt.Errorf("read the object: %w", err)
+		return fmt.Errorf("read the object as ELF: %w", err)
 	}
 	p, err := newPlan(meta, spec)
 	if err != nil {

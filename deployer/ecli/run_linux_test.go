@@ -418,6 +418,9 @@ func TestNothingIsLeft(t *testing.T) {
 			if left := kernelIDs(t); len(left) != 0 {
 				t.Errorf("this process still holds %v", left)
 			}
+			if maps, err := os.ReadFile("/proc/self/maps"); err != nil || bytes.Contains(maps, []byte("bpf-map")) {
+				t.Errorf("this process still has a map in its memory (%v)", err)
+			}
 			for kind, list := range ids {
 				for _, id := range list {
 					// The kernel frees after a grace period.

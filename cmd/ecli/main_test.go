@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ebpm/ebpm/deployer/ecli"
+	"github.com/ebpm/ebpm/manifest"
+)
+
+// asEcliEnv makes the test binary the command, so that signals and exit codes
+// can be tested.
+const asEcliEnv = "EBPM_TEST_AS_ECLI"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asEcliEnv) != "" {
+		_, err := os.Stat("/sys/kernel/tracing/events")
+		if os.Getenv(asEcliEnv) == "mount" && err != nil {
+			if err := syscall.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, ""); err != nil {
+				panic(err)
+			}
+		}
+		main()
+	}
+	os.Exit(m.Run())
+}
+
+// command is an ecli that may load programs; tracefs is mounted for it alone
+// where it is missing.
+func command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("this test loads eBPF programs: run it as root")
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe, args...)
+	cmd.Env = append(os.Environ(), asEcliEnv+"=mount")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	return cmd
+}
+
+func TestExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name, content string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good, err := os.ReadFile("testdata/burst.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		args   []string
+		stdin  string
+		code   int
+		stdout string
+		stderr string
+	}{
+		{"nothing", nil, "", 2, "", "which program"},
+		{"help", []string{"--help"}, "", 0, "Usage: ecli run", ""},
+		{"help of run", []string{"run", "-j", "-h"}, "", 0, "Usage: ecli run", ""},
+		{"unknown option", []string{"run", "-x"}, "", 2, "", "unexpected argument '-x'"},
+		{"push", []string{"push", "x"}, "", 2, "", "Use ebpm push."},
+		{"no such file", []string{"run", dir + "/nosuch.json"}, "", 1, "", "nosuch.json: no such file or directory"},
+		{"folder", []string{"run", dir}, "", 1, "", "is a directory"},
+		{"truncated", []string{"run", path("cut.json", string(good[:1000]))}, "", 1, "", "cut.json"},
+		{"truncated stdin", []string{"run", "-"}, "{", 1, "", "read the package -"},
+		{"wasm", []string{"run", path("app.wasm", "")}, "", 1, "", "does not run programs of type wasm"},
+		{"tar", []string{"run", "-p", "tar", "-"}, "", 1, "", "does not run programs of type tar"},
+		{"strict", []string{"run", "--strict", path("odd.json", " "+string(good))}, "", 1, "", "odd.json"},
+		{"too long", []string{"run", "-"}, strings.Repeat(" ", manifest.MaxPackageSize+1), 1, "", "read the package -"},
+		{"help of the program", []string{"run", "testdata/burst.json", "--help"}, "", 0, "Usage: prog [OPTIONS]", ""},
+		{"old command line, from stdin", []string{"-", "-V"}, string(good), 0, "burst_bpf 0.1.0\n", ""},
+		{"unknown argument of the program", []string{"run", "testdata/burst.json", "-j"}, "", 1, "", "unexpected argument '-j'"},
+		{"ready with a flag", []string{"ready", "--help"}, "", 2, "", "path of a socket"},
+		{"not ready", []string{"ready", dir + "/no.sock"}, "", 1, "", "not ready"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(tt.args, strings.NewReader(tt.stdin), &stdout, &stderr)
+			if code != tt.code || !strings.Contains(stdout.String(), tt.stdout) || !strings.Contains(stderr.String(), tt.stderr) ||
+				(code == 0) != (stderr.Len() == 0) || code != 0 && stdout.Len() != 0 {
+				t.Errorf("exit %d\nstdout: %s\nstderr: %s", code, stdout.String(), stderr.String())
+			}
+		})
+	}
+}
+
+func TestSignals(t *testing.T) {
+	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		t.Run(signal.String(), func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "ready.sock")
+			cmd := command(t, "run", "-j", "--ready", socket, "testdata/burst.json")
+			var stdout, stderr bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			waitReady(t, socket, &stderr)
+			_, _, _ = syscall.Syscall(syscall.SYS_GETPGID, 77322, 0, 0)
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("%v: %s", err, stderr.String())
+			}
+			if n := strings.Count(stdout.String(), "\n"); n != 3000 {
+				t.Errorf("%d lines", n)
+			}
+			var events []string
+			for line := range strings.Lines(stderr.String()) {
+				if s, ok := manifest.DecodeStatus([]byte(strings.TrimSpace(line))); ok {
+					events = append(events, s.Event)
+				}
+			}
+			if got := strings.Join(events, " "); got != "attached detached" {
+				t.Errorf("statuses %q in %s", got, stderr.String())
+			}
+		})
+	}
+}
+
+func waitReady(t *testing.T, socket string, stderr *bytes.Buffer) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ecli.CheckReady(socket) != nil; {
+		if time.Now().After(end) {
+			t.Fatalf("never ready: %s", stderr.String())
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// TestReaderLeaves: like any filter, ecli ends when nobody reads its output.
+func TestReaderLeaves(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "ready.sock")
+	cmd := command(t, "run", "--ready", socket, "testdata/burst.json")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitReady(t, socket, &stderr)
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || !strings.HasPrefix(line, "TIME     ID") {
+		t.Errorf("header %q, %v", line, err)
+	}
+	if err := out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, _, _ = syscall.Syscall(syscall.SYS_GETPGID, 77322, 0, 0)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, stderr.String())
+	}
+}
+
+func TestTerminationLog(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "log")
+	cmd := command(t, "run", "--termination-log", log, "testdata/refused.json")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("got %v", err)
+	}
+	data, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range [][]byte{out, data} {
+		if !bytes.Contains(text, []byte("program the_program")) || !bytes.Contains(text, []byte("R1 invalid mem access 'scalar'")) {
+			t.Errorf("got %s", text)
+		}
+	}
+}
+
+// TestReadsNoMore: a stream without end is read up to the bound only.
+func TestReadsNoMore(t *testing.T) {
+	in := &endless{}
+	if _, err := readPackage(&flags{program: "-"}, in); err == nil {
+		t.Error("an endless package was read")
+	}
+	if in.n > 2*manifest.MaxPackageSize {
+		t.Errorf("read %d bytes", in.n)
+	}
+}
+
+type endless struct{ n int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.n += len(p)
+	for i := range p {
+		p[i] = ' '
+	}
+	return len(p), nil
+}
+
+var _ io.Reader = (*endless)(nil)
