@@ -21,17 +21,21 @@ CTL := bin/.cluster
 build: ## build ebpm, ecc and ecli into bin/
 	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags urfave_cli_no_docs -o bin/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
 
-demo: deps build ## show the whole of ebpm on this machine and on a cluster
+demo: deps build image-programs ## show the whole of ebpm on this machine and on a cluster
 	go run ./e2e/demo/cmd -readme README.md
 
-images: deps ## build the two container images as OCI layouts into dist/images
-	go run ./builder/image/cmd -o dist/images
+images: deps image-programs ## build the two container images as OCI layouts into dist/images
+	go run ./builder/image/cmd -bin bin/image -o dist/images
+
+# The ebpm of the image is built without the commands for clusters.
+image-programs:
+	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags node,urfave_cli_no_docs -o bin/image/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
 
 ##@ A real cluster of two nodes, from source
 
-cluster-up: deps build $(CTL) ## start it, with both images in its registry
+cluster-up: deps build image-programs $(CTL) ## start it, with both images in its registry
 	$(CTL) up
-	$(CTL) images bin
+	$(CTL) images bin/image
 
 cluster-down: $(CTL) ## take all of it away
 	$(CTL) down
@@ -63,14 +67,14 @@ $(GOLANGCI):
 	mv $(@D)/build-$(GOLANGCI_VERSION)/golangci-lint $@
 	rmdir $(@D)/build-$(GOLANGCI_VERSION)
 
-test: deps build ## every test, those on the real cluster included
+test: deps build image-programs ## every test, those on the real cluster included
 	go run ./e2e/report -skips e2e/skips.txt -- -race -timeout 20m ./...
 	$(MAKE) e2e
 
-e2e: deps build ## the tests on the real cluster; it is left as it was found
+e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 40m ./e2e
 
-bench: deps build ## print the figures that the documentation quotes
+bench: deps build image-programs ## print the figures that the documentation quotes
 	go run ./e2e/bench
 
 deps: ## install by apt what is missing (Debian 12, root)
@@ -87,4 +91,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: FORCE build demo images cluster-up cluster-down cluster-env check lint test e2e bench deps clean help
+.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e bench deps clean help

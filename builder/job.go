@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !node
+
 package builder
 
 import (
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ebpm/ebpm/builder/ecc"
 	"github.com/ebpm/ebpm/manifest"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -229,7 +232,7 @@ func (k *Kubernetes) compile(s *Source, o Options) corev1.Container {
 	}
 	c := container(compileContainer, k.EccImage, append(command, "-o", outMount), "1Gi")
 	c.Env = []corev1.EnvVar{
-		{Name: FactsVariable, Value: path.Join(outMount, factsFile)},
+		{Name: ecc.FactsVariable, Value: path.Join(outMount, factsFile)},
 		// The root file system is read-only; eunomia-bpf's ecc ends at once
 		// where it finds no home.
 		{Name: "EUNOMIA_HOME", Value: "/tmp/eunomia"},

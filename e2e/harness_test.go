@@ -54,7 +54,7 @@ func testMain(m *testing.M) (code int, err error) {
 	if theCluster, err = cluster.Up(ctx, os.Stderr); err != nil {
 		return 0, err
 	}
-	if err := cluster.PushImages(ctx, theCluster, filepath.Join(root, "bin"), os.Stderr); err != nil {
+	if err := cluster.PushImages(ctx, theCluster, filepath.Join(root, "bin", "image"), os.Stderr); err != nil {
 		return 0, err
 	}
 	env, err := theCluster.Env(filepath.Join(root, "bin"))

@@ -96,14 +96,10 @@ func newApp(s *session, name string) *cli.App {
 			if c.NArg() == 0 {
 				return cli.ShowAppHelp(c)
 			}
-			return usageError(c, fmt.Sprintf("unknown command %q", c.Args().First()))
+			return usageError(c, fmt.Sprintf("unknown command %q%s", c.Args().First(), unknownCommandHint))
 		},
-		Commands: []*cli.Command{
-			s.buildCommand(), s.pushCommand(), s.pullCommand(), s.tagCommand(), s.packagesCommand(),
-			s.runCommand(),
-			s.deployCommand(), s.listCommand(), s.statusCommand(), s.logsCommand(), s.historyCommand(), s.rollbackCommand(), s.deleteCommand(),
-			s.versionCommand(), s.completionCommand(),
-		},
+		Commands: append(append([]*cli.Command{s.pushCommand(), s.pullCommand(), s.tagCommand(), s.packagesCommand(), s.runCommand()},
+			s.clusterCommands()...), s.versionCommand(), s.completionCommand()),
 		EnableBashCompletion: true,
 	}
 	onUsageError := func(c *cli.Context, err error, _ bool) error { return usageError(c, err.Error()) }

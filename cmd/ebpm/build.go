@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//go:build !node
+
 package main
 
 import (
@@ -12,7 +14,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/builder"
-	"github.com/ebpm/ebpm/deployer"
 	"github.com/ebpm/ebpm/manifest"
 )
 

@@ -234,7 +234,7 @@ func (d *Demo) quiet(ctx context.Context, args ...string) (string, error) {
 
 func (d *Demo) enterCluster(ctx context.Context) error {
 	if d.cluster != nil {
-		if err := cluster.PushImages(ctx, d.cluster, filepath.Join(d.root, "bin"), d.Log); err != nil {
+		if err := cluster.PushImages(ctx, d.cluster, filepath.Join(d.root, "bin", "image"), d.Log); err != nil {
 			return err
 		}
 		env, err := d.cluster.Env(filepath.Join(d.root, "bin"))
