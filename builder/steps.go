@@ -18,11 +18,6 @@ import (
 // maxFactsSize bounds the file in which ecc says how it compiled.
 const maxFactsSize = 64 << 10
 
-// FactsVariable is the environment variable that names the file into which ecc
-// writes [manifest.BuildFacts] as JSON beside the package. The compiler of
-// eunomia-bpf does not know it; its packages have no such facts.
-const FactsVariable = "EBPM_BUILD_FACTS"
-
 // SourceFetcher reads the source that waits for a build; *registry.Client is one.
 type SourceFetcher interface {
 	FetchSource(ctx context.Context, ref manifest.Reference) ([]byte, error)
