@@ -239,7 +239,7 @@ func (c *Client) recordLeft(ctx context.Context, r *release, result *Result) {
 	var nodes []NodeResult
 	attached := 0
 	for i := range pods {
-		if pods[i].Labels[appsv1.DefaultDaemonSetUniqueLabelKey] != cur.hash {
+		if hashOf(&pods[i]) != cur.hash {
 			continue
 		}
 		in := instanceOf(&pods[i])

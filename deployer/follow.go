@@ -69,7 +69,7 @@ func (l *logs) follow(ctx context.Context, name string, cursors map[string]*curs
 				cur, tail = &cursor{}, nil
 				// A Pod of a revision that is newer than what was read.
 				if r, err := l.c.get(ctx, name); err == nil {
-					l.learn(r)
+					l.learn(r, pods)
 				}
 			}
 			readers.Go(func() {

@@ -20,6 +20,7 @@ const (
 	annotationInterface = "ebpm.io/interface" // of XDP programs
 	annotationColumns   = "ebpm.io/columns"   // JSON list
 	annotationExclusive = "ebpm.io/exclusive" // the program that cannot run beside its successor
+	annotationPrograms  = "ebpm.io/programs"  // those of the object, []manifest.ProgramStatus as JSON
 	annotationPlan      = "ebpm.io/plan"      // hash of the plan
 
 	// The move that made the revision. A plan does not have these.

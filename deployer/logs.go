@@ -46,7 +46,8 @@ type LogEntry struct {
 	// is missing from the log.
 	Notice string `json:"notice,omitempty"`
 
-	// Columns are the fields of the package's events, in their order.
+	// Columns are the fields of the events of all revisions that have instances
+	// now, those of the newest first.
 	Columns []string `json:"-"`
 }
 
@@ -63,7 +64,11 @@ func (c *Client) Logs(ctx context.Context, name string, o LogOptions, emit func(
 		return err
 	}
 	l := &logs{c: c, o: o, from: c.now(), revisions: map[string]revision{}}
-	l.learn(r)
+	var pointers []*corev1.Pod
+	for i := range pods {
+		pointers = append(pointers, &pods[i])
+	}
+	l.learn(r, pointers)
 	cursors := map[string]*cursor{}
 	if err := l.history(ctx, pods, cursors, emit); err != nil {
 		if o.Follow && ctx.Err() != nil {
@@ -88,15 +93,33 @@ type logs struct {
 
 	mu        sync.Mutex
 	revisions map[string]revision // by hash
+	columns   []string
 }
 
-func (l *logs) learn(r *release) {
+// learn takes in the revisions of a release, and the columns of those that have
+// Pods.
+func (l *logs) learn(r *release, pods []*corev1.Pod) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, rev := range r.revisions {
 		l.revisions[rev.hash] = rev
 	}
+	var columns []string
+	for _, rev := range slices.Backward(r.revisions) {
+		if !slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return hashOf(p) == rev.hash }) {
+			continue
+		}
+		for _, c := range rev.move.Columns {
+			if !slices.Contains(columns, c) {
+				columns = append(columns, c)
+			}
+		}
+	}
+	l.columns = columns
 }
+
+// hashOf returns the label that ties a Pod to its revision.
+func hashOf(pod *corev1.Pod) string { return pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey] }
 
 // entry returns an entry of a Pod without its content.
 func (l *logs) entry(pod *corev1.Pod, at time.Time) LogEntry {
@@ -104,8 +127,8 @@ func (l *logs) entry(pod *corev1.Pod, at time.Time) LogEntry {
 	defer l.mu.Unlock()
 	return LogEntry{
 		Node: nodeNameOf(pod), Pod: pod.Name, Time: at.UTC(),
-		Revision: l.revisions[pod.Labels[appsv1.DefaultDaemonSetUniqueLabelKey]].number,
-		Columns:  readMove(pod.Annotations).Columns,
+		Revision: l.revisions[hashOf(pod)].number,
+		Columns:  l.columns,
 	}
 }
 

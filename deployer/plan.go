@@ -251,23 +251,19 @@ func hashTemplate(template corev1.PodTemplateSpec) (string, error) {
 }
 
 func (p *Plan) annotations(in podInput) map[string]string {
-	list := func(values []string) string {
-		if values == nil {
-			values = []string{}
-		}
-		b, err := json.Marshal(values)
-		if err != nil {
-			panic(err) // strings always encode
-		}
-		return string(b)
+	first := in.pkg.Platforms[0]
+	programs := []manifest.ProgramStatus{}
+	for _, program := range first.Object.Programs {
+		programs = append(programs, manifest.ProgramStatus{Name: program.Name, Section: program.Section})
 	}
 	a := map[string]string{
 		annotationReference:        p.Reference.String(),
 		annotationTag:              p.Reference.Tag,
 		annotationDigest:           p.Reference.Digest.String(),
-		annotationTargets:          in.targets.encode(),
-		annotationArgs:             list(in.args),
-		annotationColumns:          list(in.pkg.Platforms[0].Columns),
+		annotationTargets:          encode(in.targets),
+		annotationArgs:             encode(append([]string{}, in.args...)),
+		annotationColumns:          encode(append([]string{}, first.Columns...)),
+		annotationPrograms:         encode(programs),
 		annotationPlan:             p.Hash,
 		annotationDefaultContainer: containerRun,
 	}
@@ -278,6 +274,15 @@ func (p *Plan) annotations(in podInput) map[string]string {
 		a[annotationExclusive] = name
 	}
 	return a
+}
+
+// encode returns a value of strings and bools as JSON.
+func encode(value any) string {
+	b, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // such a value always encodes
+	}
+	return string(b)
 }
 
 // strategy returns how a rollout goes: the new instance beside the old one, on

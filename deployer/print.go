@@ -27,16 +27,9 @@ type LogPrinter struct {
 	started bool
 }
 
-// NewLogPrinter returns a printer whose times are in zone. nodes, where they are
-// known, make room for the longest name.
-func NewLogPrinter(w io.Writer, zone *time.Location, nodes ...string) *LogPrinter {
-	p := &LogPrinter{w: w, zone: zone}
-	width := len("NODE")
-	for _, n := range nodes {
-		width = max(width, len(n))
-	}
-	p.offsets = []int{0, width + 1}
-	return p
+// NewLogPrinter returns a printer whose times are in zone.
+func NewLogPrinter(w io.Writer, zone *time.Location) *LogPrinter {
+	return &LogPrinter{w: w, zone: zone}
 }
 
 const timeFormat = "15:04:05"
@@ -92,7 +85,9 @@ func (p *LogPrinter) header(e LogEntry) error {
 		}
 	}
 	p.started = true
-	p.offsets = append(p.offsets[:2:2], p.offsets[1]+len(timeFormat)+1)
+	// Names of nodes are much of a length.
+	second := max(len("NODE"), utf8.RuneCountInString(escape(e.Node))) + 1
+	p.offsets = []int{0, second, second + len(timeFormat) + 1}
 	row := &row{}
 	row.cell(p.offsets[0], "NODE")
 	row.cell(p.offsets[1], "TIME")

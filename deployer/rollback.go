@@ -102,7 +102,7 @@ func stillRuns(r *release, pods []corev1.Pod) *revision {
 		if pods[i].DeletionTimestamp != nil {
 			continue
 		}
-		rev := r.byHash(pods[i].Labels[appsv1.DefaultDaemonSetUniqueLabelKey])
+		rev := r.byHash(hashOf(&pods[i]))
 		if rev == nil || rev == current {
 			continue
 		}

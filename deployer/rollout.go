@@ -37,7 +37,7 @@ type RolloutOptions struct {
 	Progress func(Progress)
 }
 
-// Progress is a change of one node.
+// Progress is a change of one node. Its cause has one line.
 type Progress struct {
 	NodeResult
 	// Attached counts the nodes that have the new revision, of Desired.
@@ -125,7 +125,7 @@ type view struct {
 type nodeView struct {
 	NodeResult
 	hopeless bool
-	// old is true while an instance of another revision lives there.
+	// old is true while an instance of another revision is there, if only to end.
 	old bool
 }
 
@@ -143,9 +143,9 @@ func viewOf(ds *appsv1.DaemonSet, pods []*corev1.Pod, id int64, nodes []string) 
 			}
 			in := instanceOf(pod)
 			switch {
-			case in.State == StateEnding:
 			case readMove(pod.Annotations).ID != id:
 				n.old = true
+			case in.State == StateEnding:
 			case n.State == StateAbsent || in.State.stage() > n.State.stage():
 				n.NodeResult, n.hopeless = in.NodeResult, in.hopeless()
 			}
@@ -272,6 +272,8 @@ func (c *Client) wait(ctx context.Context, name string, id int64, nodes []string
 		progress, changed := t.update(v)
 		if o.Progress != nil {
 			for _, n := range changed {
+				// The rest is in the error, once.
+				n.Cause = firstLine(n.Cause)
 				o.Progress(Progress{NodeResult: n, Attached: v.attached(), Desired: len(nodes)})
 			}
 		}
@@ -318,7 +320,9 @@ func (c *Client) unfinished(ctx context.Context, name string, v view, why string
 			}
 			n.Cause = eventOf(events, name, n.Node)
 		}
-		if n.State == StateAbsent && n.old && n.Cause == "" {
+		if n.State == StateAttached {
+			n.Cause = "the old instance does not end"
+		} else if n.State == StateAbsent && n.old && n.Cause == "" {
 			n.Cause = "not reached yet; the old instance keeps running"
 		} else if n.old && n.State == StateFailed {
 			n.Cause += "\nThe old instance keeps running."

@@ -3,6 +3,7 @@
 package deployer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 
 	"github.com/ebpm/ebpm/manifest"
 	"golang.org/x/sync/errgroup"
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -72,6 +72,11 @@ type InstanceStatus struct {
 	Instance
 	Kernel   string                   `json:"kernel,omitempty"`
 	Programs []manifest.ProgramStatus `json:"programs,omitempty"`
+	// Recorded is the time of the last status record that the node still has,
+	// nil where its log rotation dropped all: then Programs are those of the
+	// package, since an attached instance attached every one, and what was lost
+	// is not known.
+	Recorded *time.Time `json:"recorded,omitempty"`
 	// Lost and Malformed count events since the start of the runner, by map.
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 	Malformed map[string]uint64 `json:"malformed,omitempty"`
@@ -136,7 +141,7 @@ func summaryOf(r *release, pods []corev1.Pod, nodes []Node) Summary {
 	for i := range pods {
 		in := instanceOf(&pods[i])
 		out := Instance{Node: in.Node, Pod: pods[i].Name, State: in.State, Restarts: in.Restarts, Cause: in.Cause}
-		rev := r.byHash(pods[i].Labels[appsv1.DefaultDaemonSetUniqueLabelKey])
+		rev := r.byHash(hashOf(&pods[i]))
 		if rev != nil {
 			out.Revision, out.Tag = rev.number, rev.move.Tag
 		}
@@ -221,6 +226,18 @@ func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
+	for i := range s.Nodes {
+		in := &s.Nodes[i]
+		if in.State != StateAttached || in.Recorded != nil {
+			continue
+		}
+		for _, rev := range r.revisions {
+			if rev.number == in.Revision {
+				in.Programs = rev.move.Programs
+			}
+		}
+		s.Notes = append(s.Notes, fmt.Sprintf("The log of %s on %s begins after its last status record (the node's log rotation dropped it): whether events were lost is not known.", in.Pod, in.Node))
+	}
 	return s, nil
 }
 
@@ -243,11 +260,17 @@ func notesOf(r *release, s Summary) []string {
 			continue
 		}
 		for _, node := range sortedKeys(rev.outcome.Causes) {
-			notes = append(notes, fmt.Sprintf("Revision %d (%s) failed on %s: %s", rev.number, rev.move.pkg(), node, rev.outcome.Causes[node]))
+			notes = append(notes, fmt.Sprintf("Revision %d (%s) failed on %s: %s", rev.number, rev.move.pkg(), node, firstLine(rev.outcome.Causes[node])))
 		}
 		break
 	}
 	return notes
+}
+
+// firstLine returns the first line of a cause, which says most of it.
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
 }
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -260,10 +283,11 @@ func sortedKeys[V any](m map[string]V) []string {
 }
 
 // readStatus reads the status records of an instance from its log: the first at
-// its start, the last near its end. Between them are the events, of which there
-// may be any number, so neither end is read beyond a bound.
+// its start, and those of the last half minute, in which one that loses events
+// says so. Between them are the events, of which there may be any number, so
+// neither end is read beyond a bound.
 func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
-	const headBytes, tailLines = 64 << 10, 2000
+	const headBytes, recentSeconds, recentBytes = 64 << 10, 30, 32 << 20
 	read := func(o corev1.PodLogOptions) error {
 		o.Container = containerRun
 		body, err := c.openLog(ctx, in.Pod, &o)
@@ -283,6 +307,9 @@ func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
 			if err != nil {
 				return fmt.Errorf("read log of Pod %s: %w", in.Pod, err)
 			}
+			if !bytes.HasPrefix(line, statusPrefix) {
+				continue
+			}
 			if s, ok := manifest.DecodeStatus(line); ok {
 				in.take(s)
 			}
@@ -291,7 +318,7 @@ func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
 	if err := read(corev1.PodLogOptions{LimitBytes: new(int64(headBytes))}); err != nil {
 		return err
 	}
-	return read(corev1.PodLogOptions{TailLines: new(int64(tailLines))})
+	return read(corev1.PodLogOptions{SinceSeconds: new(int64(recentSeconds)), LimitBytes: new(int64(recentBytes))})
 }
 
 // take adds a record, which is never older than those before it.
@@ -299,6 +326,7 @@ func (in *InstanceStatus) take(s manifest.Status) {
 	if s.Kernel != "" {
 		in.Kernel = s.Kernel
 	}
+	in.Recorded = new(s.Time)
 	in.Programs = s.Programs
 	if s.Event == manifest.StatusDetached {
 		in.Programs = nil

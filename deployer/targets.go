@@ -3,7 +3,6 @@
 package deployer
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -134,14 +133,6 @@ func (t Targets) affinity(architectures []string) *corev1.Affinity {
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
 		RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: terms},
 	}}
-}
-
-func (t Targets) encode() string {
-	b, err := json.Marshal(t)
-	if err != nil {
-		panic(err) // strings and a bool always encode
-	}
-	return string(b)
 }
 
 // matching returns the nodes that an affinity made by [Targets] allows.
