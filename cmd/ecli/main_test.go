@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -27,15 +28,22 @@ const asEcliEnv = "EBPM_TEST_AS_ECLI"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asEcliEnv) != "" {
-		_, err := os.Stat("/sys/kernel/tracing/events")
-		if os.Getenv(asEcliEnv) == "mount" && err != nil {
-			if err := syscall.Mount("tracefs", "/sys/kernel/tracing", "tracefs", 0, ""); err != nil {
-				panic(err)
-			}
+		if _, err := os.Stat("/sys/kernel/tracing/events"); err != nil {
+			mount("tracefs", "/sys/kernel/tracing")
+		}
+		if os.Getenv(asEcliEnv) == "without BTF" {
+			mount("tmpfs", "/sys/kernel/btf")
 		}
 		main()
 	}
 	os.Exit(m.Run())
+}
+
+func mount(fstype, target string) {
+	if err := syscall.Mount(fstype, target, fstype, 0, ""); err != nil {
+		fmt.Fprintf(os.Stderr, "mount %s: %v\n", target, err)
+		os.Exit(100)
+	}
 }
 
 // command is an ecli that may load programs; tracefs is mounted for it alone
@@ -50,7 +58,7 @@ func command(t *testing.T, args ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(exe, args...)
-	cmd.Env = append(os.Environ(), asEcliEnv+"=mount")
+	cmd.Env = append(os.Environ(), asEcliEnv+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	return cmd
 }
@@ -192,6 +200,17 @@ func TestTerminationLog(t *testing.T) {
 		if !bytes.Contains(text, []byte("program the_program")) || !bytes.Contains(text, []byte("R1 invalid mem access 'scalar'")) {
 			t.Errorf("got %s", text)
 		}
+	}
+}
+
+// TestWithoutKernelBTF: the error names both ways to the kernel's types.
+func TestWithoutKernelBTF(t *testing.T) {
+	cmd := command(t, "run", "testdata/burst.json")
+	cmd.Env = append(cmd.Env, asEcliEnv+"=without BTF")
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !bytes.Contains(out, []byte("/sys/kernel/btf/vmlinux")) || !bytes.Contains(out, []byte("BTF_FILE_PATH")) {
+		t.Errorf("got %v: %s", err, out)
 	}
 }
 

@@ -14,10 +14,19 @@ import (
 type quoting uint8
 
 const (
-	quoteNone     quoting = iota // as it is
-	quoteTerminal                // control characters escaped: the text is not ours
-	quoteJSON                    // a JSON string
+	quoteNone         quoting = iota // as it is
+	quoteTerminal                    // control characters escaped
+	quoteJSON                        // a JSON string
+	quoteJSONTerminal                // a JSON string with all control characters escaped
 )
+
+// json returns the quoting of JSON that goes with q.
+func (q quoting) json() quoting {
+	if q == quoteTerminal || q == quoteJSONTerminal {
+		return quoteJSONTerminal
+	}
+	return quoteJSON
+}
 
 const hexDigits = "0123456789abcdef"
 
@@ -25,15 +34,17 @@ const hexDigits = "0123456789abcdef"
 // only the quote, the backslash and bytes below 0x20 are escaped, as Rust's
 // serde_json does.
 func appendText(dst, s []byte, q quoting) []byte {
-	if q == quoteJSON {
+	asJSON := q == quoteJSON || q == quoteJSONTerminal
+	terminal := q == quoteTerminal || q == quoteJSONTerminal
+	if asJSON {
 		dst = append(dst, '"')
 	}
 	for i := 0; i < len(s); {
 		c := s[i]
 		if c >= utf8.RuneSelf {
 			r, n := utf8.DecodeRune(s[i:])
-			if q == quoteTerminal && r < 0xa0 {
-				dst = append(dst, '\\', 'u', '0', '0', hexDigits[r>>4], hexDigits[r&15])
+			if terminal && r < 0xa0 {
+				dst = appendEscape(dst, byte(r))
 			} else {
 				dst = utf8.AppendRune(dst, r)
 			}
@@ -42,29 +53,35 @@ func appendText(dst, s []byte, q quoting) []byte {
 		}
 		i++
 		switch {
-		case c >= 0x20 && c != 0x7f, q == quoteNone, q == quoteJSON && c == 0x7f:
-			if q == quoteJSON && (c == '"' || c == '\\') {
-				dst = append(dst, '\\')
-			}
-			dst = append(dst, c)
-		case c == '\b':
-			dst = append(dst, '\\', 'b')
-		case c == '\t':
-			dst = append(dst, '\\', 't')
-		case c == '\n':
-			dst = append(dst, '\\', 'n')
-		case c == '\f':
-			dst = append(dst, '\\', 'f')
-		case c == '\r':
-			dst = append(dst, '\\', 'r')
+		case c < 0x20 && (asJSON || terminal), c == 0x7f && terminal:
+			dst = appendEscape(dst, c)
+		case asJSON && (c == '"' || c == '\\'):
+			dst = append(dst, '\\', c)
 		default:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+			dst = append(dst, c)
 		}
 	}
-	if q == quoteJSON {
+	if asJSON {
 		dst = append(dst, '"')
 	}
 	return dst
+}
+
+// appendEscape appends a control character in the way of JSON.
+func appendEscape(dst []byte, c byte) []byte {
+	switch c {
+	case '\b':
+		return append(dst, '\\', 'b')
+	case '\t':
+		return append(dst, '\\', 't')
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\f':
+		return append(dst, '\\', 'f')
+	case '\r':
+		return append(dst, '\\', 'r')
+	}
+	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 }
 
 // untilNUL returns s up to its first NUL, all of s where there is none.

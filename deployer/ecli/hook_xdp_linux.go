@@ -20,7 +20,8 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections: []string{"xdp", "xdp.frags"},
+		sections:    []string{"xdp", "xdp.frags"},
+		onInterface: true,
 		check: func(p *plannedProgram) error {
 			if p.target != "" {
 				return fmt.Errorf("programs of a %s are started by the map that holds them; only \"xdp\" and \"xdp.frags\" are attached", p.target)

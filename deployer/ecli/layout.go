@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/cilium/ebpf/btf"
 
@@ -149,7 +150,7 @@ type field struct {
 func flatten(dst []field, m btf.Member, base uint64, depth int) ([]field, error) {
 	offset := base + uint64(m.Offset)
 	if m.Name != "" {
-		return append(dst, field{m.Name, m.Type, offset, uint64(m.BitfieldSize)}), nil
+		return append(dst, field{printable(m.Name), m.Type, offset, uint64(m.BitfieldSize)}), nil
 	}
 	if depth > maxNesting {
 		return nil, errTypeTooLarge
@@ -175,9 +176,9 @@ func flatten(dst []field, m btf.Member, base uint64, depth int) ([]field, error)
 func composite(t btf.Type) (members []btf.Member, kind [2]string, ok bool) {
 	switch t := t.(type) {
 	case *btf.Struct:
-		return t.Members, [2]string{"struct", t.Name}, true
+		return t.Members, [2]string{"struct", printable(t.Name)}, true
 	case *btf.Union:
-		return t.Members, [2]string{"union", t.Name}, true
+		return t.Members, [2]string{"union", printable(t.Name)}, true
 	}
 	return nil, kind, false
 }
@@ -412,11 +413,11 @@ func newEnumTable(t *btf.Enum, width uint64) *enumTable {
 	return table
 }
 
-// printable returns an enumerator's name with what no C name holds replaced, so
-// that it can be written without looking at it again.
+// printable returns a name of the package with what no C name holds replaced,
+// so that it can be written without looking at it again.
 func printable(name string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r >= 0x7f || r == '"' || r == '\\' {
+		if unicode.IsControl(r) || r == '"' || r == '\\' {
 			return '?'
 		}
 		return r
@@ -431,8 +432,8 @@ func typeName(t btf.Type) string {
 }
 
 // appendJSON appends the event as one JSON object. data must have need bytes.
-func (l *layout) appendJSON(dst, data []byte) []byte {
-	dst = appendOps(dst, l.object, data)
+func (l *layout) appendJSON(dst, data []byte, q quoting) []byte {
+	dst = appendOps(dst, l.object, data, q.json())
 	return append(dst, l.end...)
 }
 
@@ -456,11 +457,11 @@ func (l *layout) appendColumn(dst []byte, i int, data []byte, text quoting) []by
 			}
 		}
 	}
-	dst = appendOps(dst, col.ops, data)
+	dst = appendOps(dst, col.ops, data, text.json())
 	return append(dst, col.end...)
 }
 
-func appendOps(dst []byte, ops []op, data []byte) []byte {
+func appendOps(dst []byte, ops []op, data []byte, q quoting) []byte {
 	ne := binary.NativeEndian
 	for i := range ops {
 		o := &ops[i]
@@ -495,14 +496,14 @@ func appendOps(dst []byte, ops []op, data []byte) []byte {
 		case opFloat64:
 			dst = appendFloat(dst, math.Float64frombits(ne.Uint64(d)))
 		case opChars:
-			dst = appendText(dst, untilNUL(d[:o.size]), quoteJSON)
+			dst = appendText(dst, untilNUL(d[:o.size]), q)
 		case opEnum:
-			dst = appendEnum(dst, o.enum, readSigned(d, o.size), quoteJSON)
+			dst = appendEnum(dst, o.enum, readSigned(d, o.size), q)
 		case opBits:
 			v := o.bits(d)
 			switch {
 			case o.enum != nil:
-				dst = appendEnum(dst, o.enum, v, quoteJSON)
+				dst = appendEnum(dst, o.enum, v, q)
 			case o.boolean:
 				dst = strconv.AppendBool(dst, v != 0)
 			case o.signed:
@@ -515,7 +516,7 @@ func appendOps(dst []byte, ops []op, data []byte) []byte {
 				if n > 0 {
 					dst = append(dst, ',')
 				}
-				dst = appendOps(dst, o.body, d[n*o.stride:])
+				dst = appendOps(dst, o.body, d[n*o.stride:], q)
 			}
 		}
 	}
@@ -574,7 +575,8 @@ func appendWide(dst, d []byte, signed bool) []byte {
 }
 
 func appendEnum(dst []byte, t *enumTable, v int64, q quoting) []byte {
-	if q == quoteJSON {
+	asJSON := q == q.json()
+	if asJSON {
 		dst = append(dst, '"')
 	}
 	if name, ok := t.find(v); ok {
@@ -589,7 +591,7 @@ func appendEnum(dst []byte, t *enumTable, v int64, q quoting) []byte {
 		dst = strconv.AppendInt(dst, v, 10)
 	}
 	dst = append(dst, ')')
-	if q == quoteJSON {
+	if asJSON {
 		dst = append(dst, '"')
 	}
 	return dst

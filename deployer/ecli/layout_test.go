@@ -194,7 +194,7 @@ func TestBitFields(t *testing.T) {
 	}
 	event[15] = 9
 	const want = `{"b":true,"e":"D(3)","i":-2,"last":9,"u":5,"w":-1}`
-	if got := string(l.appendJSON(nil, event)); got != want {
+	if got := string(l.appendJSON(nil, event, quoteNone)); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	p := &printer{layout: l, now: testClock}
@@ -219,7 +219,7 @@ func TestEnumOfEightBytes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := string(l.appendJSON(nil, bytes.Repeat([]byte{0xff}, 8))); got != tt.want {
+		if got := string(l.appendJSON(nil, bytes.Repeat([]byte{0xff}, 8), quoteNone)); got != tt.want {
 			t.Errorf("got %s, want %s", got, tt.want)
 		}
 	}
@@ -319,6 +319,7 @@ func TestText(t *testing.T) {
 	}{
 		{quoteJSON, `"a\"\\\n\u001b[31m` + "\x7f\u009b\u2028\ufffd\ufffd€\""},
 		{quoteNone, "a\"\\\n\x1b[31m\x7f\u009b\u2028\ufffd\ufffd€"},
+		{quoteJSONTerminal, `"a\"\\\n\u001b[31m\u007f\u009b` + "\u2028\ufffd\ufffd€\""},
 		{quoteTerminal, `a"\\n\u001b[31m\u007f\u009b` + "\u2028\ufffd\ufffd€"},
 	} {
 		if got := string(appendText(nil, []byte(in), tt.q)); got != tt.want {

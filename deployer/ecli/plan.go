@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -21,9 +22,15 @@ type plan struct {
 	// export is the name of the map whose events are printed; empty is none.
 	export string
 	layout *layout
+	// pollTimeout is how long an event may lie in the ring that its program
+	// sent without waking the reader up.
+	pollTimeout time.Duration
 	// warnings are sentences for the user.
 	warnings []string
 }
+
+// defaultPollTimeout is that of a package that says nothing else.
+const defaultPollTimeout = 100 * time.Millisecond
 
 type plannedProgram struct {
 	name string
@@ -35,7 +42,10 @@ type plannedProgram struct {
 }
 
 func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
-	p := &plan{}
+	p := &plan{pollTimeout: defaultPollTimeout}
+	if ms := meta.PollTimeoutMS; ms != 0 {
+		p.pollTimeout = time.Duration(min(ms, 60_000)) * time.Millisecond
+	}
 	for _, section := range meta.Skeleton.DataSections {
 		if section.Name != kconfigSection && spec.Maps[section.Name] == nil {
 			return nil, fmt.Errorf("data section %s: the object has none of that name", section.Name)
@@ -152,6 +162,11 @@ func exportLayout(types *btf.Spec, export *manifest.ExportType) (*layout, error)
 		return nil, fmt.Errorf("type %d of the object's BTF is struct %s, but struct %s in the package's export_types", export.TypeID, s.Name, export.Name)
 	}
 	return newLayout(s, export.Members)
+}
+
+// onInterface reports whether a program is attached to a network interface.
+func (p *plan) onInterface() bool {
+	return slices.ContainsFunc(p.programs, func(p plannedProgram) bool { return p.hook.onInterface })
 }
 
 // hookNames lists the sections that can be attached.

@@ -15,14 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const (
-	// flushSize is how many bytes of output are collected while events keep
-	// coming; without more events they are written at once.
-	flushSize = 64 << 10
-	// pollTimeout is how long an event may lie in the ring that its program
-	// sent without waking the reader up.
-	pollTimeout = 100 * time.Millisecond
-)
+// flushSize is how many bytes of output are collected while events keep coming;
+// without more events they are written at once.
+const flushSize = 64 << 10
 
 // stuckTimeout is how long the end waits for an output that takes nothing.
 var stuckTimeout = 3 * time.Second
@@ -36,6 +31,7 @@ type eventReader struct {
 	printer  *printer
 	out      io.Writer
 	reporter *reporter
+	timeout  time.Duration
 	buf      []byte
 	// progress grows whenever bytes were written or events read.
 	progress atomic.Uint64
@@ -56,6 +52,7 @@ func newEventReader(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (*e
 		printer:  &printer{layout: p.layout, json: o.JSON, text: text, now: o.Now},
 		out:      o.Stdout,
 		reporter: r,
+		timeout:  p.pollTimeout,
 	}, nil
 }
 
@@ -68,7 +65,7 @@ func (r *eventReader) run() error {
 	}
 	var rec ringbuf.Record
 	for {
-		r.ring.SetDeadline(time.Now().Add(pollTimeout))
+		r.ring.SetDeadline(time.Now().Add(r.timeout))
 		err := r.ring.ReadInto(&rec)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):

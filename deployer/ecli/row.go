@@ -33,7 +33,7 @@ func (p *printer) header() []byte {
 	for _, c := range p.layout.columns {
 		start := len(dst)
 		p.starts = append(p.starts, start)
-		dst = appendText(dst, []byte(strings.ToUpper(c.name)), p.text)
+		dst = append(dst, strings.ToUpper(c.name)...)
 		for len(dst) < start+6 {
 			dst = append(dst, ' ')
 		}
@@ -47,7 +47,7 @@ func (p *printer) header() []byte {
 // one, behind time and blank, is one to the right.
 func (p *printer) event(dst, data []byte) []byte {
 	if p.json {
-		dst = p.layout.appendJSON(dst, data)
+		dst = p.layout.appendJSON(dst, data, p.text)
 		return append(dst, '\n')
 	}
 	line := len(dst)

@@ -58,6 +58,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if o.Interface != "" && !p.onInterface() {
+		return manifest.WithKind(manifest.KindUsage,
+			fmt.Errorf("network interface %s: the package has no program that is attached to one", o.Interface), "")
+	}
 	if err := applySettings(spec, settings); err != nil {
 		return err
 	}

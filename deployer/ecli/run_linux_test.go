@@ -445,6 +445,7 @@ func TestNothingIsLeftOfFailures(t *testing.T) {
 		{"sections/nofile", Options{}, "attach program the_program (uprobe/nosuchfile:main): nosuchfile is in none of", manifest.KindPrecondition, ""},
 		{"sections/nosym", Options{}, "libc.so.6: it has no function no_such_symbol", manifest.KindPrecondition, "nm -D"},
 		{"probes/uprobe", Options{Root: "/nonexistent"}, "root /nonexistent: no such file or directory", manifest.KindPrecondition, ""},
+		{"probes/package", Options{Interface: "lo"}, "network interface lo: the package has no program that is attached to one", manifest.KindUsage, ""},
 		{"xdp/package", Options{Interface: "nosuch0"}, "attach program on_packet (xdp): there is no network interface with the name nosuch0 here", manifest.KindPrecondition, "--interface"},
 		{"probes/package", Options{ReadySocket: "/proc/self/ready.sock"}, "listen for readiness", manifest.KindFailure, ""},
 		{"sections/refused", Options{}, "load the programs: program the_program: load program: permission denied", manifest.KindFailure, ""},
@@ -618,7 +619,7 @@ func count(t *testing.T, section string, typ ebpf.ProgramType, o Options, trigge
 	t.Helper()
 	needRoot(t)
 	meta, spec := probe(section, typ)
-	p := &plan{export: "events"}
+	p := &plan{export: "events", pollTimeout: defaultPollTimeout}
 	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {
 		t.Fatal(err)
