@@ -70,7 +70,8 @@ type Result struct {
 	// Name is the base of the output files' names.
 	Name string
 	// Dependencies are the absolute paths of the files that were read, the
-	// source first.
+	// source first, without the headers that ebpm brings. Those of the system
+	// are among them.
 	Dependencies []string
 	// Build has everything but the digest of the source layer.
 	Build manifest.BuildFacts

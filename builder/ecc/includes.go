@@ -16,8 +16,8 @@ import (
 // maxDependencyFile bounds what is read of clang's list of files, in bytes.
 const maxDependencyFile = 16 << 20
 
-// checkIncludes returns the absolute paths of the files that clang read. It
-// fails when one of them lies outside of the folders that a source may read:
+// checkIncludes returns the absolute paths of the files that clang read, but for
+// ebpm's own headers. It fails when one of them lies outside of the folders that a source may read:
 // its own, the header's, those of -I and its like, and the system's headers.
 func (c *compilation) checkIncludes(depFile, headerFile string) ([]string, error) {
 	read, err := dependenciesIn(depFile)
@@ -43,9 +43,22 @@ func (c *compilation) checkIncludes(depFile, headerFile string) ([]string, error
 				fmt.Errorf("compile %s: it includes %s, which lies outside of its folder and of the include folders", c.Source, name),
 				"Copy the file into the folder of the source, or allow its folder with -a -I FOLDER.")
 		}
-		paths = append(paths, path)
+		if !c.isOwnHeader(path) {
+			paths = append(paths, path)
+		}
 	}
 	return paths, nil
+}
+
+// isOwnHeader reports whether path is one of the headers that ebpm brings.
+func (c *compilation) isOwnHeader(path string) bool {
+	if c.Workspace == "" {
+		if _, ok := below(c.includeRoot, path); ok {
+			return true
+		}
+	}
+	_, ok := below(c.scratch, path)
+	return ok
 }
 
 // readable returns the folders below which, and the files which, a source may
