@@ -13,6 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +35,9 @@ func TestMain(m *testing.M) {
 		}
 		if os.Getenv(asEcliEnv) == "without BTF" {
 			mount("tmpfs", "/sys/kernel/btf")
+		}
+		if caps, ok := os.LookupEnv(capsEnv); ok {
+			keepCaps(caps)
 		}
 		main()
 	}
@@ -212,6 +217,71 @@ func TestWithoutKernelBTF(t *testing.T) {
 	if !errors.As(err, &exit) || exit.ExitCode() != 1 || !bytes.Contains(out, []byte("/sys/kernel/btf/vmlinux")) || !bytes.Contains(out, []byte("BTF_FILE_PATH")) {
 		t.Errorf("got %v: %s", err, out)
 	}
+}
+
+// TestWithoutRights runs with the capabilities of a Pod, and without.
+func TestWithoutRights(t *testing.T) {
+	for _, tt := range []struct {
+		pkg  string
+		caps []uintptr
+		want string // on stderr
+	}{
+		{"burst", []uintptr{capBPF, capPerfmon}, `"event":"detached"`},
+		{"burst", []uintptr{capBPF}, "have the capabilities that the hook needs"},
+		{"burst", nil, "have the capabilities that the hook needs"},
+		{"xdp", []uintptr{capBPF, capNetAdmin}, "only with CAP_PERFMON"},
+		{"xdp", []uintptr{capBPF, capNetAdmin, capPerfmon}, `"event":"detached"`},
+	} {
+		t.Run(fmt.Sprint(tt.pkg, tt.caps), func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "ready.sock")
+			cmd := command(t, "run", "--ready", socket, "testdata/"+tt.pkg+".json")
+			cmd.Env = append(cmd.Env, capsEnv+"="+strings.Trim(fmt.Sprint(tt.caps), "[]"))
+			cmd.SysProcAttr.Unshareflags |= syscall.CLONE_NEWNET
+			var stderr bytes.Buffer
+			cmd.Stderr = &stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			works := strings.HasPrefix(tt.want, `"`)
+			if works {
+				waitReady(t, socket, &stderr)
+				if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := cmd.Wait(); (err == nil) != works || !strings.Contains(stderr.String(), tt.want) {
+				t.Errorf("%v: %s", err, stderr.String())
+			}
+		})
+	}
+}
+
+// Numbers of linux/capability.h.
+const (
+	capNetAdmin = 12
+	capPerfmon  = 38
+	capBPF      = 39
+)
+
+// capsEnv are the capabilities that the command keeps.
+const capsEnv = "EBPM_TEST_CAPS"
+
+// keepCaps drops all others and starts this program again, which makes root's
+// capabilities those of the bounding set.
+func keepCaps(list string) {
+	runtime.LockOSThread()
+	keep := map[string]bool{}
+	for _, c := range strings.Fields(list) {
+		keep[c] = true
+	}
+	for c := 0; c < 64; c++ {
+		if !keep[strconv.Itoa(c)] {
+			_, _, _ = syscall.Syscall(syscall.SYS_PRCTL, syscall.PR_CAPBSET_DROP, uintptr(c), 0)
+		}
+	}
+	_ = os.Unsetenv(capsEnv)
+	fmt.Fprintln(os.Stderr, syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
+	os.Exit(100)
 }
 
 // TestReadsNoMore: a stream without end is read up to the bound only.

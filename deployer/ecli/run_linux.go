@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -80,7 +82,6 @@ func Run(ctx context.Context, o Options) error {
 
 // An instance is a package in the kernel.
 type instance struct {
-	options  *Options
 	coll     *ebpf.Collection
 	reader   *eventReader // nil without an export map
 	links    []io.Closer
@@ -90,10 +91,10 @@ type instance struct {
 
 // start loads and attaches. On an error nothing is left in the kernel.
 func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err error) {
-	in := &instance{options: o, reporter: newReporter(o, kernelRelease())}
+	in := &instance{reporter: newReporter(o, kernelRelease())}
 	defer func() {
 		if err != nil {
-			in.close()
+			_ = in.close()
 		}
 	}()
 	for i := range p.programs {
@@ -240,6 +241,9 @@ func explain(err error) error {
 			"This kernel does not show its types: it needs CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux), or %s names a file with them.", btfFileEnv))
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return manifest.WithKind(manifest.KindPrecondition, err, "")
+	case errors.As(err, &verifier) && needsPerfmon(verifier.Log):
+		return manifest.WithKind(manifest.KindPrecondition, err,
+			"The verifier allows that only with CAP_PERFMON: run as root or with that capability, or write the program without it (constant offsets from a pointer, no pointers in events and maps).")
 	case errors.As(err, &verifier) && !errors.Is(err, unix.EPERM):
 		return err
 	case errors.Is(err, fs.ErrPermission):
@@ -247,6 +251,15 @@ func explain(err error) error {
 			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (BPF and PERFMON for tracing, BPF and NET_ADMIN for networking).")
 	}
 	return err
+}
+
+// needsPerfmon reports whether the verifier refused what it allows to a process
+// with CAP_PERFMON: arithmetic that speculative execution could misuse, and
+// kernel pointers that become visible.
+func needsPerfmon(log []string) bool {
+	return slices.ContainsFunc(log, func(line string) bool {
+		return strings.Contains(line, "prohibited for !root") || strings.Contains(line, "leaks addr") || strings.Contains(line, "pointer comparison prohibited")
+	})
 }
 
 func kernelHasBTF() bool {
