@@ -46,7 +46,8 @@ type Options struct {
 	// Workspace is a folder whose include/ takes the place of the embedded
 	// headers.
 	Workspace string
-	// Vmlinux is the file that is vmlinux.h instead of the embedded one.
+	// Vmlinux is the file that is vmlinux.h instead of the embedded one. The
+	// word running, for the types of the running kernel, is refused so far.
 	Vmlinux string
 	// HeaderOnly compiles Source, a header, as its own export header.
 	HeaderOnly bool
@@ -294,7 +295,11 @@ func (c *compilation) prepareHeaders() error {
 			c.build.Vmlinux, c.build.VmlinuxDigest = "embedded", "sha256:"+vmlinux.sum
 		}
 	}
-	if c.Vmlinux != "" {
+	switch c.Vmlinux {
+	case "":
+	case "running":
+		return errors.New("vmlinux running is not supported yet: write the kernel's types to a file (bpftool btf dump file /sys/kernel/btf/vmlinux format c) and name that")
+	default:
 		return c.ownVmlinux()
 	}
 	return nil

@@ -494,6 +494,8 @@ func TestFailures(t *testing.T) {
 		{name: "legacy map", files: map[string]string{"a.bpf.c": license + "struct { int type; } m SEC(\"maps\") = { 1 };\n"}, want: "legacy map definitions"},
 		{name: "cmdarg is no JSON", files: map[string]string{"a.bpf.c": license + "/// @cmdarg nonsense\nint x = 1;\n"}, want: "a.bpf.c:4: @cmdarg of x is not JSON on one line"},
 		{name: "cmdarg is no object", files: map[string]string{"a.bpf.c": license + "\n/** words\n * @cmdarg [1] */\nint x = 1;\n"}, want: "a.bpf.c:6: @cmdarg of x:"},
+		{name: "vmlinux missing", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Vmlinux: "no.h"}, want: "vmlinux: open no.h"},
+		{name: "vmlinux of the running kernel", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Vmlinux: "running"}, want: "running is not supported yet"},
 		{name: "workspace missing", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Workspace: "no"}, want: "workspace: stat"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
