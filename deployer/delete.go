@@ -58,6 +58,11 @@ func (c *Client) Delete(ctx context.Context, name string, o DeleteOptions) (*Del
 	if err != nil {
 		return nil, err
 	}
+	seen := map[string]bool{}
+	_, before := w.read()
+	for _, p := range before {
+		seen[nodeNameOf(p)] = true
+	}
 	// In the foreground, so that the release is to be seen, and this command can
 	// be run again, until its last Pod is gone.
 	err = c.kube.AppsV1().DaemonSets(c.namespace).Delete(ctx, name, metav1.DeleteOptions{
@@ -71,17 +76,13 @@ func (c *Client) Delete(ctx context.Context, name string, o DeleteOptions) (*Del
 		return nil, c.failed("delete", "daemonsets", name, err)
 	}
 	result := &DeleteResult{Name: name, Namespace: c.namespace, Nodes: []string{}}
-	seen := map[string]bool{}
 	still := time.NewTimer(timeout)
 	defer still.Stop()
 	for {
 		ds, pods := w.read()
 		living := map[string]bool{}
 		for _, p := range pods {
-			living[nodeNameOf(p)] = true
-			if !seen[nodeNameOf(p)] {
-				seen[nodeNameOf(p)] = true
-			}
+			living[nodeNameOf(p)], seen[nodeNameOf(p)] = true, true
 		}
 		for node := range seen {
 			if !living[node] && !slices.Contains(result.Nodes, node) {
