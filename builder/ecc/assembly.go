@@ -39,15 +39,15 @@ var forbiddenDirectives = []string{
 func (c *compilation) checkAssembly(ctx context.Context, bitcode string, back []string) error {
 	module, err := readBounded(bitcode, maxBitcodeSize)
 	if err != nil {
-		return err
+		return fmt.Errorf("read what %s made of %s: %w", c.Clang, c.Source, err)
 	}
 	templates, err := inlineAssembly(module)
 	if err == nil && allPlain(templates) {
 		return nil
 	}
 	text := filepath.Join(c.scratch, "module.s")
-	// The integrated assembler would carry the directives out and print what it
-	// read in their place.
+	// With the integrated assembler, clang may carry directives out and print
+	// what they read in their place.
 	args := append(back[:len(back):len(back)], "-S", "-fno-integrated-as", "-o", text)
 	messages, err := run(ctx, toolEnv(), c.Clang, args...)
 	if err := c.toolFailed(c.Clang, err); err != nil {

@@ -169,8 +169,10 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	if err := c.toolFailed(c.LLVMStrip, compileErr); err != nil {
 		return nil, nil, err
 	}
-	data, err = readBounded(object, manifest.MaxObjectSize)
-	return data, dependencies, err
+	if data, err = readBounded(object, manifest.MaxObjectSize); err != nil {
+		return nil, nil, fmt.Errorf("read the object of %s: %w", c.Source, err)
+	}
+	return data, dependencies, nil
 }
 
 // explainBackend returns the messages of a compile in one step, which know the

@@ -419,6 +419,7 @@ func TestIncludeOrder(t *testing.T) {
 		{name: "in angles, own", include: `<vmlinux.h>`, vmlinux: "own.h", want: "own"},
 		{name: "in angles, workspace", include: `<vmlinux.h>`, workspace: "ws", want: "workspace"},
 		{name: "-a before the source's folder", include: `<both.h>`, cflags: []string{"-Imore"}, want: "more"},
+		{name: "-include", include: `<both.h>`, cflags: []string{"-include", "sub/first.h", "-Wall", "-Werror", "-mcpu=v3"}, want: "source"},
 		{name: "source's folder", include: `<both.h>`, want: "source"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -432,6 +433,7 @@ func TestIncludeOrder(t *testing.T) {
 			tell("ws/include/vmlinux/x86/vmlinux.h", "workspace")
 			tell("both.h", "source")
 			tell("more/both.h", "more")
+			writeFile(t, dir, "sub/first.h", "typedef int first_t;\n")
 			text := "#include " + test.include + "\n"
 			if strings.HasPrefix(test.want, "struct") {
 				text += "char said[] = \"" + test.want + "\"; int size = sizeof(" + test.want + ");\n"
