@@ -8,10 +8,10 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/ebpm
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)
 
-# What is not Go: the compiler of eBPF, what the test cluster's nodes need, and
-# what puts the builder image together.
-APT_BUILD := clang llvm libbpf-dev
-APT_TEST := $(APT_BUILD) gcc libc6-dev libseccomp-dev iproute2 iptables containernetworking-plugins mmdebstrap ca-certificates git
+# What is not Go: the compiler of eBPF, and what the race detector links with. The
+# test cluster installs what it needs itself.
+APT_BUILD := clang llvm
+APT_TEST := $(APT_BUILD) gcc libc6-dev ca-certificates git
 
 GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
 CTL := bin/.cluster

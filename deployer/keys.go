@@ -36,6 +36,10 @@ const (
 	annotationRestartedAt = "kubectl.kubernetes.io/restartedAt"
 )
 
+// annotationNudged is one of the DaemonSet itself: when a command last made the
+// controller look at it.
+const annotationNudged = "ebpm.io/nudged"
+
 // Annotations of a ControllerRevision, which Kubernetes keeps when it renumbers
 // one.
 const (

@@ -127,6 +127,9 @@ type nodeView struct {
 	hopeless bool
 	// old is true while an instance of another revision is there, if only to end.
 	old bool
+	// overdue is the time from which Kubernetes should be ending the old
+	// instance, zero while the new one is not attached or the old one ends.
+	overdue time.Time
 }
 
 // viewOf reads a rollout to the move id on the nodes that are waited for.
@@ -137,6 +140,8 @@ func viewOf(ds *appsv1.DaemonSet, pods []*corev1.Pod, id int64, nodes []string) 
 	}
 	for _, name := range nodes {
 		n := nodeView{NodeResult: NodeResult{Node: name, State: StateAbsent}}
+		var ready time.Time
+		stays := false
 		for _, pod := range pods {
 			if nodeNameOf(pod) != name {
 				continue
@@ -145,14 +150,34 @@ func viewOf(ds *appsv1.DaemonSet, pods []*corev1.Pod, id int64, nodes []string) 
 			switch {
 			case readMove(pod.Annotations).ID != id:
 				n.old = true
+				stays = stays || in.State != StateEnding
 			case in.State == StateEnding:
 			case n.State == StateAbsent || in.State.stage() > n.State.stage():
 				n.NodeResult, n.hopeless = in.NodeResult, in.hopeless()
+				ready = readySince(pod)
 			}
+		}
+		if n.State == StateAttached && stays && !ready.IsZero() {
+			n.overdue = ready.Add(time.Duration(ds.Spec.MinReadySeconds)*time.Second + nudgeAfter)
 		}
 		v.nodes = append(v.nodes, n)
 	}
 	return v
+}
+
+// readySince returns when a Pod became ready, zero while it is not.
+func readySince(pod *corev1.Pod) time.Time {
+	for _, c := range pod.Status.Conditions {
+		if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+			return c.LastTransitionTime.Time
+		}
+	}
+	return time.Time{}
+}
+
+// overdue reports whether an old instance should have been told to end by now.
+func (v view) overdue(now time.Time) bool {
+	return slices.ContainsFunc(v.nodes, func(n nodeView) bool { return !n.overdue.IsZero() && now.After(n.overdue) })
 }
 
 func (v view) attached() int {
@@ -258,6 +283,8 @@ func (c *Client) wait(ctx context.Context, name string, id int64, nodes []string
 		defer timer.Stop()
 		deadline = timer.C
 	}
+	nudge := time.NewTicker(nudgeAfter)
+	defer nudge.Stop()
 	var t tracker
 	var v view
 	for {
@@ -295,9 +322,36 @@ func (c *Client) wait(ctx context.Context, name string, id int64, nodes []string
 			return v, c.unfinished(ctx, name, v, fmt.Sprintf("no progress for %s", timeout))
 		case <-deadline:
 			return v, c.unfinished(ctx, name, v, fmt.Sprintf("not finished after %s", o.Deadline))
+		case <-nudge.C:
+			if v.overdue(c.now()) {
+				if err := c.nudge(ctx, name); err != nil {
+					return v, err
+				}
+			}
 		case <-w.changed:
 		}
 	}
+}
+
+// nudgeAfter is how long Kubernetes may take to end an old instance once it may.
+const nudgeAfter = 2 * time.Second
+
+// nudge makes the DaemonSet controller look at a release again. It looks when
+// something changes, and once when a new Pod has been ready for
+// minReadySeconds; that one look is dropped where an earlier one is due for
+// another reason, such as a rollout that follows closely on another (seen with
+// Kubernetes 1.37: AddAfter of its work queue keeps the earlier time only).
+// Nothing changes after that, and the old Pods would stay for ever.
+func (c *Client) nudge(ctx context.Context, name string) error {
+	patch := fmt.Appendf(nil, `{"metadata":{"annotations":{%q:%q}}}`, annotationNudged, c.now().UTC().Format(time.RFC3339Nano))
+	_, err := c.kube.AppsV1().DaemonSets(c.namespace).Patch(ctx, name, mergePatch, patch, metav1.PatchOptions{FieldManager: managedBy})
+	if apierrors.IsNotFound(err) {
+		return nil // the next look says so
+	}
+	if err != nil {
+		return c.failed("patch", "daemonsets", name, err)
+	}
+	return nil
 }
 
 // unfinished makes the error of a rollout, with the events of the cluster where

@@ -438,14 +438,16 @@ func (d *Demo) xdp(ctx context.Context) error {
 	if d.cluster == nil {
 		return nil
 	}
-	index, err := d.cluster.NodeExec(ctx, node, "cat", "/sys/class/net/eth0/ifindex")
+	// Of the node's network; its /sys shows that of the machine.
+	show, err := d.cluster.NodeExec(ctx, node, "ip", "-o", "link", "show", "eth0")
 	if err != nil {
 		return err
 	}
-	ifindex, err := index.Output()
+	link, err := show.Output()
 	if err != nil {
-		return fmt.Errorf("read the index of eth0 of %s: %w", node, err)
+		return fmt.Errorf("show eth0 of %s: %w", node, err)
 	}
+	ifindex, _, _ := strings.Cut(string(link), ":")
 	type entry struct {
 		Node  string `json:"node"`
 		Event *struct {
@@ -465,8 +467,8 @@ func (d *Demo) xdp(ctx context.Context) error {
 			if json.Unmarshal([]byte(line), &e) != nil || e.Event == nil {
 				continue
 			}
-			if e.Node != node || fmt.Sprint(e.Event.Ifindex) != strings.TrimSpace(string(ifindex)) || e.Event.Bytes == 0 {
-				return fmt.Errorf("a packet of another interface than eth0 (%s) of %s: %s", bytes.TrimSpace(ifindex), node, line)
+			if e.Node != node || fmt.Sprint(e.Event.Ifindex) != ifindex || e.Event.Bytes == 0 {
+				return fmt.Errorf("a packet of another interface than eth0 (%s) of %s: %s", ifindex, node, line)
 			}
 			packets++
 		}

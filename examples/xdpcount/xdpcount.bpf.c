@@ -40,7 +40,8 @@ int count_packets(struct xdp_md *ctx)
 		return XDP_PASS;
 	p->count = *count;
 	p->ifindex = ctx->ingress_ifindex;
-	p->bytes = end - data;
+	/* end - data would be a pointer leak to the verifier: it asks for PERFMON */
+	p->bytes = bpf_xdp_get_buff_len(ctx);
 	p->ethertype = (void *)(eth + 1) <= end ? bpf_ntohs(eth->h_proto) : 0;
 	bpf_ringbuf_submit(p, 0);
 	return XDP_PASS;
