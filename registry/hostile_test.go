@@ -26,7 +26,6 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"oras.land/oras-go/v2/content"
 )
 
 // faulty puts a handler in front of a registry. It returns true when it has
@@ -551,7 +550,7 @@ func TestRegistryStalls(t *testing.T) {
 	c, said := newClient(t, Options{})
 	c.clients[""].Transport.(*idleTransport).timeout = 20 * time.Millisecond
 	_, err := c.Fetch(t.Context(), parse(t, host+"/x:1"), amd64)
-	if !errors.Is(err, errStalled) || said.kinds(EventRetry) != attempts-1 {
+	if !errors.Is(err, errStalled) || said.kinds(EventRetry) < attempts-1 {
 		t.Errorf("error %v, %d retries", err, said.kinds(EventRetry))
 	}
 	wantKind(t, err, manifest.KindFailure, host)
@@ -692,7 +691,6 @@ func FuzzDecode(f *testing.F) {
 		one := newArtifact()
 		one.setRoot(one.add(r.MediaType, data))
 		_, _ = fetchFrom(t.Context(), one, r, manifest.Reference{Registry: "x:1", Repository: "y"}, amd64)
-		_, _ = content.Successors(t.Context(), one, r.Descriptor)
 		_, _ = successorsOf(r.Descriptor, data)
 	})
 }

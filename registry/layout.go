@@ -289,8 +289,9 @@ func (l *layout) checkFree() error {
 	}
 	for _, e := range entries {
 		switch name := e.Name(); {
-		// What a process that makes the layout at this moment has made.
-		case name == "blobs", name == "oci-layout", name == "index.json", strings.HasPrefix(name, "."):
+		// What a process that makes the layout at this moment has made, and what
+		// a file system has of its own.
+		case name == "blobs", name == "oci-layout", name == "index.json", name == "lost+found", strings.HasPrefix(name, "."):
 		default:
 			return manifest.WithKind(manifest.KindUsage,
 				fmt.Errorf("make OCI layout: %s is not an OCI layout, and has other files in it, such as %s", l.dir, name),
@@ -474,6 +475,7 @@ func named(index *ocispec.Index, name string) *ocispec.Descriptor {
 	return &index.Manifests[i]
 }
 
+// namesOf returns the names of an index, sorted.
 func namesOf(index *ocispec.Index) []string {
 	var names []string
 	for _, d := range index.Manifests {
@@ -481,6 +483,7 @@ func namesOf(index *ocispec.Index) []string {
 			names = append(names, name)
 		}
 	}
+	slices.Sort(names)
 	return names
 }
 

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -73,8 +72,6 @@ func agree(ref manifest.Reference, d digest.Digest) error {
 			ref.WithTag(ref.Tag), ref.Pinned()))
 }
 
-var errTooLong = errors.New("more bytes than are allowed")
-
 // readBounded reads all of r, at most limit bytes.
 func readBounded(r io.Reader, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, limit+1))
@@ -82,7 +79,7 @@ func readBounded(r io.Reader, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	if int64(len(data)) > limit {
-		return nil, unverified(fmt.Errorf("%w: over %d", errTooLong, limit))
+		return nil, unverified(fmt.Errorf("more bytes than are allowed: over %d", limit))
 	}
 	return data, nil
 }

@@ -526,6 +526,7 @@ func hammer(dir string, id int) error {
 	if err != nil {
 		return err
 	}
+	s.l.wait = time.Minute // the machine may be busy
 	ref := func(tag string) manifest.Reference {
 		return manifest.Reference{Registry: "localhost", Repository: "x", Tag: tag}
 	}
