@@ -4,7 +4,6 @@ package ecli
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 
@@ -44,7 +43,7 @@ func verifierLog(err error) string {
 	if !errors.As(err, &v) {
 		return ""
 	}
-	return strings.TrimSpace(fmt.Sprintf("%s", strings.Join(v.Log, "\n")))
+	return strings.TrimSpace(strings.Join(v.Log, "\n"))
 }
 
 // cut joins a cause and a log to at most limit bytes: the start of the cause
