@@ -93,11 +93,17 @@ type RolloutError struct {
 	Removed bool
 }
 
-// Error returns one line, and for each node that is not attached its cause.
+// Error returns one line, and for the first nodes that are not attached the
+// cause, which may be the end of a verifier's log.
 func (e *RolloutError) Error() string {
+	const most = 10
 	var b strings.Builder
 	fmt.Fprintf(&b, "release %s: attached on %d of %d nodes: %s", e.Release, e.Attached, e.Desired, e.Why)
-	for _, n := range e.Nodes {
+	for i, n := range e.Nodes {
+		if i == most {
+			fmt.Fprintf(&b, "\n  and %d nodes more", len(e.Nodes)-most)
+			break
+		}
 		fmt.Fprintf(&b, "\n  %s: %s", n.Node, n.State)
 		if n.Restarts > 0 {
 			fmt.Fprintf(&b, " (restarts: %d)", n.Restarts)

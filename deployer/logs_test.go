@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package deployer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+)
+
+const attachedRecord = `{"ebpm.io/status":{"event":"attached","time":"2026-03-01T12:00:00Z","kernel":"6.12.9","programs":[{"name":"on_fork","section":"tp/sched/sched_process_fork"}]}}`
+
+// stampLine returns a log line as the API server gives it.
+func stampLine(second float64, text string) string {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).Add(time.Duration(second * float64(time.Second)))
+	return at.Format(time.RFC3339Nano) + " " + text + "\n"
+}
+
+// logsOf serves logs by Pod; previous ones by "Pod/previous".
+func (c *testCluster) logsOf(logs map[string]string) {
+	c.openLog = func(_ context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+		if o.Previous {
+			pod += "/previous"
+		}
+		text, ok := logs[pod]
+		if !ok {
+			return nil, apierrors.NewBadRequest("no such log")
+		}
+		return io.NopCloser(strings.NewReader(text)), nil
+	}
+}
+
+func (c *testCluster) podNames(t *testing.T) map[string]string {
+	t.Helper()
+	pods, err := c.pods(t.Context(), "opensnoop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{}
+	for _, p := range pods {
+		names[p.Spec.NodeName] = p.Name
+	}
+	return names
+}
+
+func TestLogsMerge(t *testing.T) {
+	c := newTestCluster(t, "node1", "node2")
+	c.mustDeploy(t, "1.0.0")
+	pods := c.podNames(t)
+	c.logsOf(map[string]string{
+		pods["node1"]: stampLine(1, attachedRecord) + stampLine(2, `{"pid":1}`) + stampLine(5, `{"pid":4}`),
+		pods["node2"]: stampLine(1.5, attachedRecord) + stampLine(3, `{"pid":2}`) + stampLine(4, "a word about a map") + stampLine(4.5, ""),
+	})
+	var out bytes.Buffer
+	if err := c.Logs(t.Context(), "opensnoop", LogOptions{}, NewJSONLogPrinter(&out)); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf(`{"node":"node1","pod":%[1]q,"revision":1,"time":"2026-03-01T12:00:02Z","event":{"pid":1}}
+{"node":"node2","pod":%[2]q,"revision":1,"time":"2026-03-01T12:00:03Z","event":{"pid":2}}
+{"node":"node2","pod":%[2]q,"revision":1,"time":"2026-03-01T12:00:04Z","notice":"a word about a map"}
+{"node":"node1","pod":%[1]q,"revision":1,"time":"2026-03-01T12:00:05Z","event":{"pid":4}}
+`, pods["node1"], pods["node2"])
+	if out.String() != want {
+		t.Errorf("got\n%swant\n%s", &out, want)
+	}
+}
+
+func TestLogsSayWhatIsMissing(t *testing.T) {
+	events := func(n int) string {
+		var b strings.Builder
+		for i := range n {
+			b.WriteString(stampLine(float64(10+i), fmt.Sprintf(`{"pid":%d}`, i)))
+		}
+		return b.String()
+	}
+	tests := []struct {
+		name   string
+		status *corev1.ContainerStatus
+		logs   string // of the current run
+		before string // of the one before
+		want   []string
+	}{
+		{name: "from the start", logs: stampLine(1, attachedRecord) + events(1), want: []string{`{"pid":0}`}},
+		// Events and records come by two pipes.
+		{name: "an event before the record", logs: stampLine(1, `{"pid":9}`) + stampLine(1.001, attachedRecord), want: []string{`{"pid":9}`}},
+		{name: "rotated, few lines", logs: events(2), want: []string{"earlier lines are gone", `{"pid":0}`, `{"pid":1}`}},
+		{name: "it never attached", logs: stampLine(1, "no BTF"), want: []string{"no BTF"}},
+		{
+			name: "restarted", status: &corev1.ContainerStatus{RestartCount: 1, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
+			before: stampLine(1, "no BTF"), logs: stampLine(5, attachedRecord) + events(1), want: []string{"no BTF", `{"pid":0}`},
+		},
+		{
+			name: "restarted often", status: &corev1.ContainerStatus{RestartCount: 3, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
+			before: stampLine(1, "no BTF"), logs: stampLine(5, attachedRecord), want: []string{"restarted 3 times; only the log of the last two runs are kept", "no BTF"},
+		},
+		// Its last run's log is the current one; the one before would be it again.
+		{name: "waits for its next run", status: crashing(1, "x"), before: stampLine(1, "no BTF"), logs: stampLine(1, "no BTF"), want: []string{"only the log of the last run is kept", "no BTF"}},
+		{
+			name: "not started", status: &corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull", Message: "no such image"}}},
+			want: []string{"not started (failed): ErrImagePull: no such image"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTestCluster(t, "node1")
+			c.mustDeploy(t, "1.0.0")
+			pods, err := c.pods(t.Context(), "opensnoop")
+			if err != nil {
+				t.Fatal(err)
+			}
+			setRunner(&pods[0], tt.status)
+			if err := c.fake.Tracker().Update(podsResource, &pods[0], "ebpm"); err != nil {
+				t.Fatal(err)
+			}
+			c.logsOf(map[string]string{pods[0].Name: tt.logs, pods[0].Name + "/previous": tt.before})
+			var got []string
+			err = c.Logs(t.Context(), "opensnoop", LogOptions{}, func(e LogEntry) error {
+				got = append(got, e.Notice+string(e.Event))
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(got) != len(tt.want) {
+				t.Fatalf("got %q, want %q", got, tt.want)
+			}
+			for i := range got {
+				if !strings.Contains(got[i], tt.want[i]) {
+					t.Errorf("line %d: got %q, want %q", i, got[i], tt.want[i])
+				}
+			}
+		})
+	}
+}
+
+// A log stream that breaks is taken up where it was; a Pod that starts later is
+// followed too; the log of one that is deleted is read to its end.
+func TestLogsFollow(t *testing.T) {
+	c := newTestCluster(t, "node1")
+	c.mustDeploy(t, "1.0.0")
+	first := c.podNames(t)["node1"]
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var mu sync.Mutex
+	opened := map[string]int{}
+	c.openLog = func(ctx context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if !o.Follow {
+			return io.NopCloser(strings.NewReader(stampLine(1, attachedRecord) + stampLine(2, `{"pid":1}`))), nil
+		}
+		opened[pod]++
+		text := stampLine(1, attachedRecord) + stampLine(2, `{"pid":1}`)
+		switch {
+		case pod == first && opened[pod] == 1:
+			return io.NopCloser(io.MultiReader(strings.NewReader(text+stampLine(3, `{"pid":2}`)), broken{})), nil
+		case pod == first:
+			text += stampLine(3, `{"pid":2}`) + stampLine(3, `{"pid":3}`)
+		default:
+			text = stampLine(9, attachedRecord) + stampLine(10, `{"pid":4}`)
+		}
+		if opened[pod] > 2 {
+			text = ""
+		}
+		return io.NopCloser(strings.NewReader(text)), nil
+	}
+	var got []string
+	err := c.Logs(ctx, "opensnoop", LogOptions{Follow: true}, func(e LogEntry) error {
+		if e.Event == nil {
+			return nil
+		}
+		got = append(got, fmt.Sprintf("%d %s", e.Revision, e.Event))
+		switch len(got) {
+		case 3:
+			c.mustDeploy(t, "1.1.0")
+		case 4:
+			cancel()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{`1 {"pid":1}`, `1 {"pid":2}`, `1 {"pid":3}`, `2 {"pid":4}`}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+type broken struct{}
+
+func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset by peer") }
+
+func TestCursor(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(1000, 0).Add(time.Duration(ms) * time.Millisecond) }
+	var c cursor
+	read := func(times ...int) (passed []int) {
+		c.resume()
+		for _, ms := range times {
+			if c.pass(at(ms)) {
+				passed = append(passed, ms)
+			}
+		}
+		return passed
+	}
+	for _, step := range []struct{ lines, want []int }{
+		{[]int{1, 2, 2}, []int{1, 2, 2}},
+		{[]int{1, 2, 2, 2, 3}, []int{2, 3}},
+		{[]int{1, 2, 2, 2, 3}, nil},
+		// stdout and stderr are stamped apart, so a line may be out of order.
+		{[]int{2, 3, 7, 6}, []int{7, 6}},
+		{[]int{2, 3, 7, 6, 8}, []int{8}},
+		// The line that was read last is gone.
+		{[]int{500, 501}, []int{500, 501}},
+	} {
+		if got := read(step.lines...); !slices.Equal(got, step.want) {
+			t.Errorf("lines %v: passed %v, want %v", step.lines, got, step.want)
+		}
+	}
+}
+
+func TestLogPrinter(t *testing.T) {
+	columns := []string{"pid", "comm", "fname"}
+	newer := []string{"pid", "ppid", "comm", "fname"}
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	entries := []LogEntry{
+		{Node: "node1", Time: at, Columns: columns, Event: json.RawMessage(`{"pid":7,"comm":"sh","fname":"/etc/passwd"}`)},
+		{Node: "a-longer-node", Time: at.Add(time.Second), Columns: columns, Event: json.RawMessage(`{"pid":12345678,"comm":"a\u001b[2Jb","fname":""}`)},
+		{Node: "node1", Time: at, Columns: columns, Event: json.RawMessage(`{"comm":{"x":[1,2]},"pid":1}`)},
+		{Node: "node1", Time: at, Columns: columns, Notice: "bell \a and \u202e turned"},
+		{Node: "node1", Time: at, Columns: newer, Event: json.RawMessage(`{"pid":7,"ppid":1,"comm":"sh","fname":"x"}`)},
+		{Node: "node1", Time: at, Columns: columns, Event: json.RawMessage(`{"pid":7,"comm":"sh","fname":"x"}`)},
+		{Node: "node1", Time: at, Columns: newer, Event: json.RawMessage(`{"other":true}`)},
+	}
+	var out bytes.Buffer
+	p := NewLogPrinter(&out, time.UTC)
+	for _, e := range entries {
+		if err := p.Print(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden(t, "logs.txt", out.Bytes())
+}
+
+func TestJSONLogPrinterKeepsTheEvent(t *testing.T) {
+	var out bytes.Buffer
+	event := `{"comm":"<a>&` + "\u2028" + `","n":1.0}`
+	if err := NewJSONLogPrinter(&out)(LogEntry{Node: "n", Event: json.RawMessage(event)}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), `"event":`+event+`}`) {
+		t.Errorf("got %s", &out)
+	}
+}
+
+func TestLineReader(t *testing.T) {
+	long := strings.Repeat("x", maxLine+10)
+	r := newLineReader(strings.NewReader("a\n\n" + long + "\nlast"))
+	for _, want := range []struct {
+		line string
+		cut  bool
+	}{{"a", false}, {"", false}, {long[:maxLine], true}, {"last", false}} {
+		line, cut, err := r.next()
+		if err != nil || string(line) != want.line || cut != want.cut {
+			t.Fatalf("got %.20q (%d bytes), cut %v, error %v", line, len(line), cut, err)
+		}
+	}
+	if _, _, err := r.next(); !errors.Is(err, io.EOF) {
+		t.Errorf("error %v at the end", err)
+	}
+}
+
+func TestStatusRecords(t *testing.T) {
+	c := newTestCluster(t, "node1", "node2")
+	c.mustDeploy(t, "1.0.0")
+	pods := c.podNames(t)
+	lost := `{"ebpm.io/status":{"event":"lost","time":"2026-03-01T12:00:09Z","kernel":"6.12.9","programs":[{"name":"on_fork","section":"tp/sched/sched_process_fork"}],"lost":{"events":17}}}`
+	c.openLog = func(_ context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+		switch {
+		case pod == pods["node2"]:
+			return io.NopCloser(strings.NewReader(`{"pid":1}` + "\n")), nil // rotated
+		case o.SinceSeconds == nil:
+			return io.NopCloser(strings.NewReader(attachedRecord + "\n{\"pid\":1}\n")), nil
+		default:
+			return io.NopCloser(strings.NewReader("{\"pid\":1}\n" + lost + "\n")), nil
+		}
+	}
+	s, err := c.Status(t.Context(), "opensnoop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Nodes[0]; n.Kernel != "6.12.9" || len(n.Programs) != 1 || n.Lost["events"] != 17 || n.Recorded == nil {
+		t.Errorf("node1: %+v", n)
+	}
+	if n := s.Nodes[1]; len(n.Programs) != 1 || n.Programs[0].Name != "on_fork" || n.Recorded != nil || !has(s.Notes, "whether events were lost is not known") {
+		t.Errorf("node2: %+v, notes %q", n, s.Notes)
+	}
+}
+
+func FuzzLogLines(f *testing.F) {
+	f.Add([]byte(stampLine(1, attachedRecord) + stampLine(2, `{"pid":1,"comm":"x"}`)))
+	f.Add([]byte("no time\n2026-03-01T12:00:00Z\n\x00\x1b[2J {\n"))
+	pod := &corev1.Pod{}
+	pod.Labels = map[string]string{appsv1.DefaultDaemonSetUniqueLabelKey: "x"}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l := &logs{columns: []string{"pid", "comm"}}
+		printer := NewLogPrinter(io.Discard, time.UTC)
+		var out bytes.Buffer
+		printer.w = &out
+		err := l.lines(pod, bytes.NewReader(data), &cursor{}, printer.Print, func() error { return nil })
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range out.String() {
+			if r != '\n' && unsafeRune(r) {
+				t.Fatalf("%q reached the terminal", r)
+			}
+		}
+	})
+}
