@@ -42,8 +42,8 @@ func newDiagnostics(w io.Writer, from string, s *Source) *diagnostics {
 }
 
 // messageRE is what may stand before the path in a message: clang's own words,
-// or the mark of a logger around the first line (eunomia-bpf's ecc).
-var messageRE = regexp.MustCompile(`^(?:In file included from | +from |(?:ERROR|WARN|INFO) \[[^\]]*\] )?`)
+// or those of an ecc.
+var messageRE = regexp.MustCompile(`^(?:In file included from | +from |Error: compile |(?:ERROR|WARN|INFO) \[[^\]]*\] )?`)
 
 var missingRE = regexp.MustCompile(`fatal error: '([^']+)' file not found`)
 

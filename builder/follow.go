@@ -27,6 +27,10 @@ import (
 // container has ended.
 const logGrace = 10 * time.Second
 
+// noPod is the obstacle of a Job whose Pod is not made; it is none for the first
+// moments of every build.
+const noPod = "there is no Pod yet"
+
 // observation is what the Job and its Pod say at one moment.
 type observation struct {
 	// step runs, or is the next one to run.
@@ -56,7 +60,7 @@ var stepOf = map[string]Step{pullContainer: StepPull, compileContainer: StepComp
 // observe reads the state of a Job and its Pod, which is nil when there is none.
 // The Job must have been read after the Pod, so that it knows why the Pod ended.
 func observe(job *batchv1.Job, pod *corev1.Pod) observation {
-	o := observation{step: StepPull, obstacle: "there is no Pod yet"}
+	o := observation{step: StepPull, obstacle: noPod}
 	if pod != nil {
 		o = observePod(pod)
 	}
@@ -142,7 +146,7 @@ func words(reason, message string) string {
 // follow waits for the Job's end, passes the compiler's messages on, and returns
 // the digest that the Job pushed; it is empty when the Pod is gone already.
 func (b *build) follow(ctx context.Context) (digest.Digest, error) {
-	f := follower{build: b}
+	f := follower{build: b, told: map[string]bool{}}
 	defer f.stop()
 	b.o.tell(Event{Step: StepPull})
 	for {
@@ -223,8 +227,9 @@ func (b *build) lookOnce(ctx context.Context) (observation, error) {
 type follower struct {
 	*build
 	step     int       // index of the step that was told, in jobSteps
-	obstacle string    // the one that was told
-	since    time.Time // when it began
+	obstacle string    // the latest; empty when there is none
+	since    time.Time // when the first of them came in the way
+	told     map[string]bool
 	log      *logStream
 }
 
@@ -249,21 +254,24 @@ func (f *follower) note(ctx context.Context, seen observation) error {
 	if f.obstacle == "" {
 		f.since = time.Now()
 	}
-	if f.obstacle != seen.obstacle {
-		f.obstacle = seen.obstacle
-		if f.pod != "" {
-			f.o.tell(Event{Step: seen.step, Detail: "waiting: " + seen.obstacle})
-		}
+	f.obstacle = seen.obstacle
+	// Kubernetes goes back and forth between the words of one obstacle.
+	if !f.told[seen.obstacle] && seen.obstacle != noPod {
+		f.told[seen.obstacle] = true
+		f.o.tell(Event{Step: seen.step, Detail: "waiting: " + seen.obstacle})
 	}
 	if time.Since(f.since) < f.startTimeout() {
 		return nil
 	}
-	advice := ""
-	if strings.Contains(seen.obstacle, "Image") {
+	advice, why := "", seen.obstacle
+	if why == noPod {
+		why += f.warnings(ctx)
+	}
+	if strings.Contains(why, "Image") {
 		advice = "The nodes must be able to pull --image (EBPM_IMAGE) and --builder-image (EBPM_BUILDER_IMAGE)."
 	}
 	return manifest.WithKind(manifest.KindFailure,
-		fmt.Errorf("%s: not started after %s: %s%s", seen.step, f.startTimeout(), seen.obstacle, f.warnings(ctx)), advice)
+		fmt.Errorf("%s: not started after %s: %s", seen.step, f.startTimeout(), why), advice)
 }
 
 // failed is the error of a step that failed.
@@ -283,6 +291,10 @@ func (f *follower) failed(ctx context.Context, x *failure) error {
 			return errors.Join(fmt.Errorf("%w; the end of its messages:\n%s", err, message), logErr)
 		}
 		return f.log.diagnostics.explain(f.source, err)
+	}
+	// The error is what ebpm prints last; warnings may stand before it.
+	if i := strings.LastIndex("\n"+message, "\nebpm: "); i >= 0 {
+		message = message[i+len("ebpm: "):]
 	}
 	err := fmt.Errorf("%s: exit code %d: %s", x.step, code, cmp.Or(message, "it said nothing"))
 	switch kind := manifest.Kind(code); kind {

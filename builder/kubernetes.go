@@ -298,7 +298,7 @@ func (b *build) cleanup(ctx context.Context, failed bool) error {
 	defer cancel()
 	var left []error
 	if b.job != nil {
-		if err := b.deleteJob(ctx); err != nil {
+		if err := b.deleteJob(ctx, failed); err != nil {
 			left = append(left, manifest.WithKind(manifest.KindFailure,
 				fmt.Errorf("job %s is still in namespace %s: %w", b.job.Name, b.job.Namespace, err),
 				fmt.Sprintf("Remove it: kubectl -n %s delete job %s", b.job.Namespace, b.job.Name)))
@@ -347,8 +347,8 @@ func (b *build) jobs(ctx context.Context) ([]batchv1.Job, error) {
 }
 
 // deleteJob deletes the Job and, in the background, what it owns, and waits until
-// it and its Pods are gone: what runs may still push.
-func (b *build) deleteJob(ctx context.Context) error {
+// it is gone; where its Pods may still run, and push, until they are gone too.
+func (b *build) deleteJob(ctx context.Context, running bool) error {
 	jobs := b.Client.BatchV1().Jobs(b.job.Namespace)
 	options := metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}
 	if b.job.UID != "" {
@@ -360,6 +360,9 @@ func (b *build) deleteJob(ctx context.Context) error {
 	for {
 		_, err := jobs.Get(ctx, b.job.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
+			if !running {
+				return nil
+			}
 			pods, err := b.pods(ctx)
 			if err != nil || len(pods) == 0 {
 				return err

@@ -284,7 +284,7 @@ func TestBuildInClusterFails(t *testing.T) {
 		},
 		{
 			name:   "bytes were changed",
-			states: []*corev1.Pod{podWith(ended(4, "Error", "digest differs\n"), initializing, initializing)},
+			states: []*corev1.Pod{podWith(ended(4, "Error", "level=warning msg=\"ebpm: odd\"\nebpm: digest differs\n"), initializing, initializing)},
 			want:   []string{"pull: exit code 4: digest differs"}, kind: manifest.KindUnverified,
 		},
 		{
@@ -295,7 +295,7 @@ func TestBuildInClusterFails(t *testing.T) {
 		{
 			name:   "image cannot be pulled",
 			states: []*corev1.Pod{podWith(waiting("ImagePullBackOff"), initializing, initializing)},
-			want:   []string{"pull: not started after 1ns: ImagePullBackOff: because", event}, kind: manifest.KindFailure,
+			want:   []string{"pull: not started after 1ns: ImagePullBackOff: because"}, kind: manifest.KindFailure,
 		},
 		{
 			name:   "no Pod",
