@@ -15,9 +15,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/client-go/informers"
-	"k8s.io/client-go/tools/cache"
 )
 
 // DefaultTimeout is how long a rollout may stand still.
@@ -419,111 +416,11 @@ func eventOf(events []corev1.Event, release, node string) string {
 	return onRelease
 }
 
-// watcher holds a DaemonSet and its Pods as the API server has them.
-type watcher struct {
-	name    string
-	daemons cache.SharedIndexInformer
-	pods    cache.SharedIndexInformer
-	// changed has room for one: it says that something did, not how often.
-	changed chan struct{}
-	failed  chan error
-}
-
-// watch starts to watch a release until ctx ends, and returns when its state is
-// known.
-func (c *Client) watch(ctx context.Context, name string) (*watcher, error) {
-	factory := informers.NewSharedInformerFactoryWithOptions(c.kube, 0, informers.WithNamespace(c.namespace),
-		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = selectorOf(name) }))
-	w := &watcher{
-		name:    name,
-		daemons: factory.Apps().V1().DaemonSets().Informer(),
-		pods:    factory.Core().V1().Pods().Informer(),
-		changed: make(chan struct{}, 1),
-		failed:  make(chan error, 1),
-	}
-	signal := func() {
-		select {
-		case w.changed <- struct{}{}:
-		default:
-		}
-	}
-	for resource, informer := range map[string]cache.SharedIndexInformer{"daemonsets": w.daemons, "pods": w.pods} {
-		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-			AddFunc:    func(any) { signal() },
-			UpdateFunc: func(any, any) { signal() },
-			DeleteFunc: func(any) { signal() },
-		})
-		if err != nil {
-			return nil, fmt.Errorf("watch %s: %w", resource, err)
-		}
-		// The informer tries again by itself; only what will not pass is an error.
-		err = informer.SetWatchErrorHandlerWithContext(func(_ context.Context, _ *cache.Reflector, err error) {
-			if isDenied(err) {
-				verb := "watch"
-				if strings.Contains(err.Error(), "cannot list") {
-					verb = "list"
-				}
-				select {
-				case w.failed <- c.failed(verb, resource, "", err):
-				default:
-				}
-			}
-		})
-		if err != nil {
-			return nil, fmt.Errorf("watch %s: %w", resource, err)
-		}
-	}
-	factory.StartWithContext(ctx)
-	synced := make(chan struct{})
-	go func() {
-		cache.WaitForCacheSync(ctx.Done(), w.daemons.HasSynced, w.pods.HasSynced)
-		close(synced)
-	}()
-	select {
-	case <-synced:
-		if err := ctx.Err(); err != nil {
-			return nil, &Interrupted{Release: name, Err: err}
-		}
-		return w, nil
-	case err := <-w.failed:
-		return nil, err
-	}
-}
-
-// read returns the DaemonSet, or nil when it is gone, and the Pods.
-func (w *watcher) read() (*appsv1.DaemonSet, []*corev1.Pod) {
-	var ds *appsv1.DaemonSet
-	for _, o := range w.daemons.GetStore().List() {
-		if d, ok := o.(*appsv1.DaemonSet); ok && d.Name == w.name {
-			ds = d
-		}
-	}
-	var pods []*corev1.Pod
-	for _, o := range w.pods.GetStore().List() {
-		if p, ok := o.(*corev1.Pod); ok && labels.Set(p.Labels).Get(labelRelease) == w.name {
-			pods = append(pods, p)
-		}
-	}
-	slices.SortFunc(pods, func(a, b *corev1.Pod) int { return strings.Compare(a.Name, b.Name) })
-	return ds, pods
-}
-
 // asRollout returns the RolloutError in err's chain, or nil.
 func asRollout(err error) *RolloutError {
 	var e *RolloutError
 	if errors.As(err, &e) {
 		return e
-	}
-	return nil
-}
-
-// pod returns a Pod, or nil when it is gone.
-func (w *watcher) pod(name string) *corev1.Pod {
-	_, pods := w.read()
-	for _, p := range pods {
-		if p.Name == name {
-			return p
-		}
 	}
 	return nil
 }
