@@ -52,7 +52,7 @@ func NewPlatformPackage(platform manifest.Platform, config *manifest.Config, pac
 		Platform:    platform,
 		Config:      config,
 		Object:      object,
-		Columns:     p.Meta.Columns(),
+		Columns:     object.Columns(&p.Meta),
 		ObjectSize:  len(p.Object),
 		PackageSize: len(packageJSON),
 	}, nil

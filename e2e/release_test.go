@@ -24,7 +24,6 @@ type revision struct {
 	Digest   string `json:"digest"`
 	Current  bool   `json:"current"`
 	Reason   string `json:"reason"`
-	Outcome  string `json:"outcome"`
 }
 
 func history(t *testing.T, name string) []revision {
@@ -158,7 +157,8 @@ func TestReleaseFromElsewhere(t *testing.T) {
 	fails(t, nil, 6, []string{"theirs/mine", "--name"}, "deploy", "theirs/mine:1.0.0", "--node", "node1")
 
 	manifest := filepath.Join(t.TempDir(), "ds.yaml")
-	const foreign = `{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: foreign, namespace: ebpm}, spec: {
+	const foreign = `---
+{apiVersion: apps/v1, kind: DaemonSet, metadata: {name: foreign, namespace: ebpm}, spec: {
 selector: {matchLabels: {a: b}}, template: {metadata: {labels: {a: b}}, spec: {nodeSelector: {no: such}, containers: [{name: c, image: "ebpm.test/pause:1"}]}}}}`
 	if err := os.WriteFile(manifest, []byte(foreign), 0o644); err != nil {
 		t.Fatal(err)

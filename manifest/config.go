@@ -125,7 +125,7 @@ func NewConfig(spec *Spec, platform Platform, p *Package, build BuildFacts) (*Co
 		Programs:    object.Programs,
 		Maps:        object.Maps,
 		Parameters:  p.Meta.Parameters(),
-		Columns:     p.Meta.Columns(),
+		Columns:     object.Columns(&p.Meta),
 		Needs:       needs,
 		Build:       build,
 	}, nil

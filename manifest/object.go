@@ -160,3 +160,47 @@ func relocates(p *ebpf.ProgramSpec) bool {
 	}
 	return false
 }
+
+// Columns returns the fields of the events that m exports from o, in their
+// order: the columns that the runner prints. Members of an anonymous struct or
+// union stand in its place. It is nil when nothing is exported.
+func (o *Object) Columns(m *Meta) []string {
+	if len(m.ExportTypes) == 0 {
+		return nil
+	}
+	export := m.ExportTypes[0]
+	if o.Spec.Types != nil {
+		candidates, err := o.Spec.Types.AnyTypesByName(export.Name)
+		for _, t := range candidates {
+			if s, ok := t.(*btf.Struct); ok && err == nil {
+				return columnsOf(nil, s.Members, 0)
+			}
+		}
+	}
+	var names []string
+	for _, member := range export.Members {
+		names = append(names, member.Name)
+	}
+	return names
+}
+
+func columnsOf(names []string, members []btf.Member, depth int) []string {
+	// A C compiler nests no deeper; BTF that was made to loop might.
+	const maxDepth = 32
+	for _, member := range members {
+		if member.Name != "" {
+			names = append(names, member.Name)
+			continue
+		}
+		if depth == maxDepth {
+			return names
+		}
+		switch t := btf.UnderlyingType(member.Type).(type) {
+		case *btf.Struct:
+			names = columnsOf(names, t.Members, depth+1)
+		case *btf.Union:
+			names = columnsOf(names, t.Members, depth+1)
+		}
+	}
+	return names
+}

@@ -132,10 +132,13 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	case ebpf.RawTracepoint:
 		return HookRawTracepoint, nil
 	case ebpf.XDP:
-		return HookXDP, nil
+		// The others run behind a redirect, and are not attached to an interface.
+		if p.AttachType == ebpf.AttachXDP {
+			return HookXDP, nil
+		}
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
-		switch strings.TrimSuffix(strings.TrimSuffix(prefix, ".s"), ".multi") {
+		switch strings.TrimSuffix(prefix, ".s") {
 		case "uprobe", "uretprobe":
 			return HookUprobe, nil
 		}

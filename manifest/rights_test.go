@@ -114,7 +114,7 @@ func TestInspect(t *testing.T) {
 	if !needs.Features.BTF || !slices.Contains(needs.Features.MapTypes, "RingBuf") || len(needs.Features.Helpers) == 0 {
 		t.Errorf("features %+v", needs.Features)
 	}
-	if p.Meta.Columns() == nil {
+	if o.Columns(&p.Meta) == nil {
 		t.Error("no columns")
 	}
 	for name, object := range map[string][]byte{"empty": nil, "text": []byte("hello"), "cut": p.Object[:len(p.Object)/2]} {
@@ -188,4 +188,18 @@ func FuzzInspect(f *testing.F) {
 			o.Exclusive()
 		}
 	})
+}
+
+func TestColumnsOfAnonymousMembers(t *testing.T) {
+	p, o := inspectPackage(t, "members")
+	columns := o.Columns(&p.Meta)
+	if len(columns) == 0 || slices.Contains(columns, "(anon)") || slices.Contains(columns, "") {
+		t.Errorf("columns %q", columns)
+	}
+	if len(columns) < len(p.Meta.ExportTypes[0].Members) {
+		t.Errorf("%d columns of %d members", len(columns), len(p.Meta.ExportTypes[0].Members))
+	}
+	if p, o := inspectPackage(t, "empty"); o.Columns(&p.Meta) != nil {
+		t.Error("columns of a package that exports nothing")
+	}
 }

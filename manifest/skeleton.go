@@ -140,20 +140,6 @@ func (m *Meta) Encode() ([]byte, error) {
 	return encodeObject(m)
 }
 
-// Columns returns the names of the members of the first export type, in their
-// order: the columns that the runner prints. It is nil when nothing is
-// exported.
-func (m *Meta) Columns() []string {
-	if len(m.ExportTypes) == 0 {
-		return nil
-	}
-	var names []string
-	for _, member := range m.ExportTypes[0].Members {
-		names = append(names, member.Name)
-	}
-	return names
-}
-
 func (m *Meta) UnmarshalJSON(data []byte) error        { return decodeObject(data, m) }
 func (s *Skeleton) UnmarshalJSON(data []byte) error    { return decodeObject(data, s) }
 func (d *Doc) UnmarshalJSON(data []byte) error         { return decodeObject(data, d) }

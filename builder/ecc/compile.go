@@ -19,10 +19,6 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// Version is the version of ebpm, set at link time. It is the eunomia_version
-// of what this compiler writes.
-var Version = "0.1.0-dev"
-
 // FactsVariable is the environment variable that names the file into which the
 // command ecc writes [manifest.BuildFacts] as JSON. eunomia-bpf's ecc has none:
 // package.json has no place for them.
@@ -229,7 +225,7 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Source, err)
 	}
-	meta = &manifest.Meta{EunomiaVersion: Version}
+	meta = &manifest.Meta{EunomiaVersion: manifest.Version}
 	if meta.Skeleton, err = o.skeleton(c.objectFile()); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Source, err)
 	}
@@ -255,7 +251,7 @@ func (c *compilation) objectFile() string { return c.name + ".bpf.o" }
 func (c *compilation) prepareHeaders() error {
 	arch := includeArch(c.Arch)
 	vmlinux, libbpf := headersFor(arch)
-	c.build = manifest.BuildFacts{Ebpm: Version, Compiler: c.clang.version, Flags: c.portableFlags()}
+	c.build = manifest.BuildFacts{Ebpm: manifest.Version, Compiler: c.clang.version, Flags: c.portableFlags()}
 	if c.Workspace != "" {
 		root, err := filepath.Abs(filepath.Join(c.Workspace, "include"))
 		if err != nil {

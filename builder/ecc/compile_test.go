@@ -387,7 +387,7 @@ func TestBuildFacts(t *testing.T) {
 	if facts.Vmlinux != "embedded" || facts.VmlinuxDigest != "sha256:"+vmlinuxHeader.sum || facts.HeadersDigest != digestOf(libbpf).String() {
 		t.Errorf("embedded headers: %+v", facts)
 	}
-	if !strings.Contains(facts.Compiler, "clang version") || facts.Ebpm != Version {
+	if !strings.Contains(facts.Compiler, "clang version") || facts.Ebpm != manifest.Version {
 		t.Errorf("compiler: %+v", facts)
 	}
 	want := []string{"-g", "-O2", "-target", "bpf", "-Wno-unknown-attributes", "-D__TARGET_ARCH_x86", "-DVALUE=1"}

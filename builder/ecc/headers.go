@@ -25,7 +25,7 @@ import (
 // libbpf for eBPF programs, and a vmlinux.h an architecture. headers/update
 // makes them; headers/README.md says from what.
 //
-//go:embed headers/include/bpf/*.h headers/vmlinux/*/vmlinux.h.gz
+//go:embed headers/include/bpf/*.h headers/include/gnu/*.h headers/vmlinux/*/vmlinux.h.gz
 var embedded embed.FS
 
 // embeddedSums holds the SHA-256 of every file that [extractHeaders] writes, in

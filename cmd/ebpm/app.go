@@ -9,10 +9,12 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/sirupsen/logrus"
 	"github.com/urfave/cli/v2"
 
+	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -42,7 +44,8 @@ func run(ctx context.Context, args []string, std stdio) int {
 	var head []string
 	head, s.tail = splitArgs(app, args)
 	err := app.RunContext(ctx, head)
-	if err == nil {
+	// Whoever reads no further has what they wanted.
+	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return 0
 	}
 	var done errInterrupted
@@ -50,7 +53,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 		fmt.Fprintln(std.err, done.Error())
 		return exitInterrupted
 	}
-	fmt.Fprintf(std.err, "ebpm: %v\n", err)
+	fmt.Fprintf(std.err, "ebpm: %s\n", ecli.FullMessage(err))
 	if advice := manifest.AdviceOf(err); advice != "" {
 		fmt.Fprintln(std.err, advice)
 	}

@@ -15,6 +15,9 @@ import (
 )
 
 func main() {
+	// A reader that goes away (| head) is an error of the write, so that what is
+	// attached is detached first.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
 	stop()

@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		printHelp(stdout, program, line.help == "--help")
 		return exitOK
 	case line.version:
-		fmt.Fprintln(stdout, "ecc", ecc.Version)
+		fmt.Fprintln(stdout, "ecc", manifest.Version)
 		return exitOK
 	}
 	if err := compile(ctx, line, getenv, stderr); err != nil {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ebpm/ebpm/builder/ecc"
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -93,8 +92,8 @@ func TestHelpAndVersion(t *testing.T) {
 	for flag, want := range map[string]string{
 		"-h":        "  -n, --no-generate-package-json ",
 		"--help":    "  -o, --output-path <OUTPUT_PATH>\n          Folder",
-		"-V":        "ecc " + ecc.Version + "\n",
-		"--version": "ecc " + ecc.Version + "\n",
+		"-V":        "ecc " + manifest.Version + "\n",
+		"--version": "ecc " + manifest.Version + "\n",
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(t.Context(), []string{"ecc", flag}, noEnv, &stdout, &stderr)

@@ -495,7 +495,8 @@ func (c *Cluster) kubelet(n node) process {
 // wait polls until ready returns nil. It gives up when the program ends or the
 // time is over, with the end of the program's log.
 func (c *Cluster) wait(ctx context.Context, p process, ready func(context.Context) error) error {
-	deadline := time.Now().Add(startTimeout)
+	begin := time.Now()
+	deadline := begin.Add(startTimeout)
 	for {
 		err := ready(ctx)
 		if ctx.Err() != nil {
@@ -509,7 +510,7 @@ func (c *Cluster) wait(ctx context.Context, p process, ready func(context.Contex
 		switch {
 		case err == nil && alive:
 			return nil
-		case !alive:
+		case !alive && time.Since(begin) > execTime:
 			return fmt.Errorf("%s ended; the end of %s:\n%s", p.name, c.logPath(p), tail(c.logPath(p), 15))
 		case time.Now().After(deadline):
 			return fmt.Errorf("wait for %s: %w; the end of %s:\n%s", p.name, err, c.logPath(p), tail(c.logPath(p), 15))
@@ -519,6 +520,10 @@ func (c *Cluster) wait(ctx context.Context, p process, ready func(context.Contex
 		}
 	}
 }
+
+// execTime is how long a program that was started may not be found yet, because
+// its process is between fork and exec.
+const execTime = time.Second
 
 // entering says whether the program is still on its way into its node's
 // namespaces.
