@@ -199,9 +199,6 @@ func (k *Kubernetes) push(s *Source, o Options, source manifest.Reference) corev
 	return c
 }
 
-// factsFile is the compiler's word on how it compiled, beside package.json.
-const factsFile = "build.json"
-
 func sourceDate(o Options) corev1.EnvVar {
 	var seconds int64
 	if !o.Created.IsZero() {

@@ -25,15 +25,6 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func reference(t testing.TB, s string) manifest.Reference {
-	t.Helper()
-	r, err := manifest.ParseReference(s, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
 func planned(t *testing.T, k *Kubernetes) *Objects {
 	t.Helper()
 	s := &Source{Dir: "examples/opensnoop", File: "opensnoop.bpf.c", Header: "opensnoop.h", Spec: &manifest.Spec{Name: "opensnoop"}}

@@ -4,6 +4,7 @@ package builder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,7 +120,7 @@ type compiled struct {
 
 // compile gives the compiler what is in source.tar, unpacked beside nothing
 // else, so that a source that builds here builds everywhere.
-func compile(ctx context.Context, s *Source, o Options, t Toolchain) (*compiled, error) {
+func compile(ctx context.Context, s *Source, o Options, t Toolchain) (made *compiled, err error) {
 	o.tell(Event{Step: StepSource})
 	source, err := PackSource(s, o.Created)
 	if err != nil {
@@ -129,7 +130,11 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (*compiled,
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 	}
-	defer os.RemoveAll(tmp)
+	defer func() {
+		if left := os.RemoveAll(tmp); left != nil {
+			made, err = nil, errors.Join(err, fmt.Errorf("build %s: remove the scratch folder: %w", s.Spec.Name, left))
+		}
+	}()
 	in, out := filepath.Join(tmp, "source"), filepath.Join(tmp, "out")
 	if err := UnpackSource(source, in); err != nil {
 		return nil, err

@@ -29,6 +29,15 @@ func tree(t *testing.T, files map[string]string) string {
 	return dir
 }
 
+func reference(t testing.TB, s string) manifest.Reference {
+	t.Helper()
+	r, err := manifest.ParseReference(s, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestReadSource(t *testing.T) {
 	for _, tt := range []struct {
 		name         string

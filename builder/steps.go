@@ -15,8 +15,11 @@ import (
 	"github.com/ebpm/ebpm/registry"
 )
 
-// maxFactsSize bounds the file in which ecc says how it compiled.
-const maxFactsSize = 64 << 10
+const (
+	// factsFile is the compiler's word on how it compiled, beside package.json.
+	factsFile    = "build.json"
+	maxFactsSize = 64 << 10
+)
 
 // SourceFetcher reads the source that waits for a build; *registry.Client is one.
 type SourceFetcher interface {
