@@ -3,6 +3,7 @@
 package builder
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 
@@ -36,7 +37,7 @@ func Choose(want string, t Toolchain, kubeContext string) (Choice, error) {
 	case OnKubernetes:
 		if kubeContext == "" {
 			return Choice{}, manifest.WithKind(manifest.KindPrecondition,
-				fmt.Errorf("build in a cluster: there is no kubeconfig, or it has no current context"), "Set KUBECONFIG, or --kubeconfig and --context.")
+				errors.New("build in a cluster: there is no kubeconfig, or it has no current context"), "Set KUBECONFIG, or --kubeconfig and --context.")
 		}
 		return Choice{OnKubernetes, "The build runs in the cluster of context " + kubeContext + ", as asked."}, nil
 	case "", Auto:

@@ -88,13 +88,14 @@ func (r *memoryRegistry) Delete(ctx context.Context, ref manifest.Reference) err
 	return nil
 }
 
-func (r *memoryRegistry) tag(name string, d digest.Digest) {
+// tag makes d the package that the tests build.
+func (r *memoryRegistry) tag(d digest.Digest) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.tags == nil {
 		r.tags = map[string]digest.Digest{}
 	}
-	r.tags[name] = d
+	r.tags["1.0.0"] = d
 }
 
 // cluster is a fake clientset that plays the Job controller and the kubelet: the
@@ -226,7 +227,7 @@ func TestBuildInCluster(t *testing.T) {
 		podWith(completed, completed, running), pushed)
 	c.onLook = func(n int) {
 		if n == 5 {
-			c.registry.tag("1.0.0", d)
+			c.registry.tag(d)
 		}
 	}
 	k := c.builder()
@@ -368,7 +369,7 @@ func TestInterruptedBuildSaysThatItHadPushed(t *testing.T) {
 	defer cancel()
 	c.onLook = func(n int) {
 		if n == 2 {
-			c.registry.tag("1.0.0", d)
+			c.registry.tag(d)
 			cancel()
 		}
 	}
@@ -397,7 +398,7 @@ func TestRegistryThatDoesNotDeleteIsNoFailure(t *testing.T) {
 	d := digest.FromString("package")
 	c := newCluster(t, podWith(completed, completed, ended(0, "", d.String())))
 	c.registry.deleteErr = fmt.Errorf("delete: %w", registry.ErrUnsupported)
-	c.registry.tag("1.0.0", d)
+	c.registry.tag(d)
 	var details []string
 	_, err := c.builder().Build(t.Context(), source(t), Options{Ref: reference(t, "r.example/w:1.0.0"), Progress: func(e Event) {
 		if e.Detail != "" {
@@ -548,7 +549,7 @@ func TestBuildInClusterRefuses(t *testing.T) {
 
 func TestMovedTagIsAConflict(t *testing.T) {
 	c := newCluster(t, podWith(completed, completed, ended(0, "", digest.FromString("ours").String())))
-	c.registry.tag("1.0.0", digest.FromString("theirs"))
+	c.registry.tag(digest.FromString("theirs"))
 	_, err := c.builder().Build(t.Context(), source(t), Options{Ref: reference(t, "r.example/w:1.0.0")})
 	if manifest.KindOf(err) != manifest.KindConflict || !strings.Contains(manifest.AdviceOf(err), digest.FromString("ours").String()) {
 		t.Errorf("error %v of kind %d", err, manifest.KindOf(err))
@@ -580,7 +581,7 @@ func TestRBACIsLeast(t *testing.T) {
 	}
 	d := digest.FromString("package")
 	good := newCluster(t, podWith(completed, completed, ended(0, "", d.String())))
-	good.registry.tag("1.0.0", d)
+	good.registry.tag(d)
 	bad := newCluster(t, nil)
 	for _, c := range []*cluster{good, bad} {
 		_, _ = c.builder().Build(t.Context(), source(t), Options{Ref: reference(t, "r.example/w:1.0.0")})

@@ -120,7 +120,7 @@ func TestReadSource(t *testing.T) {
 			files:   map[string]string{"a.bpf.c": "", "ebpm.yaml": "source: b.bpf.c\n"},
 			wantErr: "b.bpf.c", wantKind: manifest.KindNotFound,
 		},
-		{name: "unknown key", files: map[string]string{"a.bpf.c": "", "ebpm.yaml": "nmae: a\n"}, wantErr: `unknown field "nmae"`, wantKind: manifest.KindFailure},
+		{name: "unknown key", files: map[string]string{"a.bpf.c": "", "ebpm.yaml": "label: a\n"}, wantErr: `unknown field "label"`, wantKind: manifest.KindFailure},
 		{name: "no name", files: map[string]string{".secret.bpf.c": ""}, wantErr: "gives no name", wantKind: manifest.KindUsage},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
