@@ -4,6 +4,7 @@ package deployer
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -101,7 +102,7 @@ func (c *testCluster) daemonSets(action clienttesting.Action) (bool, runtime.Obj
 		}
 		old := o.(*appsv1.DaemonSet)
 		if old.ResourceVersion != ds.ResourceVersion {
-			return true, nil, apierrors.NewConflict(daemonsetsResource.GroupResource(), ds.Name, fmt.Errorf("it was modified"))
+			return true, nil, apierrors.NewConflict(daemonsetsResource.GroupResource(), ds.Name, errors.New("it was modified"))
 		}
 		if !equality.Semantic.DeepEqual(old.Spec, ds.Spec) {
 			ds.Generation++

@@ -128,7 +128,7 @@ func (l *logs) followPod(ctx context.Context, w *watcher, pod *corev1.Pod, cur *
 		before := cur.last
 		err := l.read(ctx, pod, o, cur, emit)
 		if ctx.Err() != nil {
-			return nil
+			return ctx.Err()
 		}
 		if err != nil && isDenied(err) {
 			return l.c.failed("get", "pods/log", pod.Name, err)

@@ -5,6 +5,7 @@ package deployer
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,7 +41,7 @@ func releaseOf(revs ...rev) *release {
 			ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
 				annotationReference: "r.example/x:" + v.tag, annotationTag: v.tag, annotationDigest: "sha256:" + strings.Repeat(v.tag, 64)[:64],
 				annotationArgs: encode(args), annotationTargets: `{"all":true}`,
-				annotationID: fmt.Sprint(v.id), annotationReason: "move " + fmt.Sprint(v.id), annotationExclusive: v.exclusive,
+				annotationID: strconv.FormatInt(v.id, 10), annotationReason: "move " + strconv.FormatInt(v.id, 10), annotationExclusive: v.exclusive,
 			}},
 			Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: containerRun, Image: "i" + v.image}}},
 		}

@@ -4,6 +4,7 @@ package deployer
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -82,7 +83,7 @@ func TestInstanceOf(t *testing.T) {
 func TestView(t *testing.T) {
 	pod := func(node string, id int64, status *corev1.ContainerStatus) *corev1.Pod {
 		p := &corev1.Pod{Spec: corev1.PodSpec{NodeName: node}}
-		p.Annotations = map[string]string{annotationID: fmt.Sprint(id)}
+		p.Annotations = map[string]string{annotationID: strconv.FormatInt(id, 10)}
 		setRunner(p, status)
 		return p
 	}

@@ -70,19 +70,14 @@ func (c *Client) Logs(ctx context.Context, name string, o LogOptions, emit func(
 	}
 	l.learn(r, pointers)
 	cursors := map[string]*cursor{}
-	if err := l.history(ctx, pods, cursors, emit); err != nil {
-		if o.Follow && ctx.Err() != nil {
-			return nil
-		}
-		return err
+	err = l.history(ctx, pods, cursors, emit)
+	if err == nil && o.Follow {
+		err = l.follow(ctx, name, cursors, emit)
 	}
-	if !o.Follow {
-		return nil
+	if o.Follow && ctx.Err() != nil {
+		err = nil
 	}
-	if err := l.follow(ctx, name, cursors, emit); err != nil && ctx.Err() == nil {
-		return err
-	}
-	return nil
+	return err
 }
 
 // logs is one run of [Client.Logs].
@@ -269,7 +264,7 @@ func (l *logs) read(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOption
 	if err != nil {
 		return err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }() // it was only read
 	cur.resume()
 	if o.SinceTime == nil && o.TailLines == nil && !o.Follow {
 		b := &beginning{emit: emit, lost: func(at time.Time) LogEntry {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -177,7 +178,7 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 	exclusive := o.Package.exclusive()
 	if current != nil {
 		exclusive = current.exclusiveWith(exclusive)
-		p.compare(o, in)
+		p.compare(in)
 	}
 	p.DaemonSet.Spec.UpdateStrategy = strategy(in.nodes, exclusive)
 	if p.Action == ActionUpdated {
@@ -308,7 +309,7 @@ func strategy(nodes []Node, exclusive string) appsv1.DaemonSetUpdateStrategy {
 }
 
 // compare sets Action and Changes against the release as it is.
-func (p *Plan) compare(o DeployOptions, in podInput) {
+func (p *Plan) compare(in podInput) {
 	was := p.current.move
 	if was.Plan == p.Hash && !p.current.edited() {
 		p.Action = ActionUnchanged
@@ -336,7 +337,7 @@ func (p *Plan) compare(o DeployOptions, in podInput) {
 	differ("pull secret", pullSecretOf(old), pullSecretOf(now))
 	differ("memory", memoryOf(old), memoryOf(now))
 	differ("capabilities", capabilitiesOf(old), capabilitiesOf(now))
-	differ("host network", fmt.Sprint(old.HostNetwork), fmt.Sprint(now.HostNetwork))
+	differ("host network", strconv.FormatBool(old.HostNetwork), strconv.FormatBool(now.HostNetwork))
 	differ("host paths", hostPathsOf(old), hostPathsOf(now))
 	differ("tolerations", tolerationsOf(old), tolerationsOf(now))
 	differ("command", commandOf(old), commandOf(now))

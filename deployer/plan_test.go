@@ -5,6 +5,7 @@ package deployer
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -119,7 +120,7 @@ func planned(t *testing.T, p *Plan, id int64) *release {
 	t.Helper()
 	ds := p.DaemonSet.DeepCopy()
 	ds.Generation = 1
-	ds.Spec.Template.Annotations[annotationID] = fmt.Sprint(id)
+	ds.Spec.Template.Annotations[annotationID] = strconv.FormatInt(id, 10)
 	return &release{ds: ds, move: readMove(ds.Spec.Template.Annotations)}
 }
 

@@ -27,12 +27,13 @@ const (
 // Memory, in bytes. Request and limit are equal, so that an instance never
 // takes what other Pods were promised, nor is ended for what they take.
 const (
-	// memoryBase is a runner with the types of the kernel decoded.
-	memoryBase = 96 << 20
+	// memoryBase is a runner with the types of the kernel decoded: 10 MiB were
+	// seen with 5 MiB of types, and other kernels have up to three times that.
+	memoryBase = 48 << 20
 	// memoryReady is one ecli ready, which runs inside the same limit.
-	memoryReady = 24 << 20
-	// memoryPull is what ebpm pull takes beside the package.
-	memoryPull = 96 << 20
+	memoryReady = 16 << 20
+	// memoryPull is what ebpm pull takes beside the package: 32 MiB were seen.
+	memoryPull = 64 << 20
 	// memoryStep is what the sum is rounded up to, so that a plan does not
 	// change with every byte of an object.
 	memoryStep = 16 << 20

@@ -297,7 +297,7 @@ func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
 			}
 			return c.failed("get", "pods/log", in.Pod, err)
 		}
-		defer body.Close()
+		defer func() { _ = body.Close() }() // it was only read
 		lines := newLineReader(body)
 		for {
 			line, _, err := lines.next()

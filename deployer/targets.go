@@ -3,6 +3,7 @@
 package deployer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ func (t Targets) normal() (Targets, error) {
 	case t.All && len(nodes) > 0:
 		return t, manifest.WithKind(manifest.KindUsage, fmt.Errorf("targets: --all and --node %s exclude each other", nodes[0]), "")
 	case !t.All && len(nodes) == 0:
-		return t, manifest.WithKind(manifest.KindUsage, fmt.Errorf("targets: none given"), "Say where it is to run: --all, or --node NODE (repeatable).")
+		return t, manifest.WithKind(manifest.KindUsage, errors.New("targets: none given"), "Say where it is to run: --all, or --node NODE (repeatable).")
 	}
 	return Targets{All: t.All, Nodes: nodes}, nil
 }
