@@ -32,7 +32,7 @@ func (s *session) buildCommand() *cli.Command {
 		Flags: clusterFlags(
 			&cli.StringFlag{Name: "tag", Aliases: []string{"t"}, Usage: "the `REFERENCE` of the package"},
 			&cli.StringFlag{Name: "builder", Value: "auto", Usage: "where to compile: `auto`, local or kubernetes", EnvVars: []string{"EBPM_BUILDER"}},
-			&cli.StringFlag{Name: "vmlinux", Usage: "the kernel's types: `running` or a FILE (default: those that ebpm ships); local builds only"},
+			&cli.StringFlag{Name: "vmlinux", Usage: "a vmlinux.h `FILE` (default: the one that ebpm ships); local builds only"},
 			&cli.StringFlag{Name: "builder-image", Usage: "the compiler's container `IMAGE`", EnvVars: []string{"EBPM_BUILDER_IMAGE"}},
 			&cli.StringFlag{Name: "ecc-image", Usage: "take another `IMAGE` with an ecc in its PATH, such as eunomia-bpf's"},
 			&cli.StringFlag{Name: "image", Usage: "the container `IMAGE` that pulls the source and pushes the package", EnvVars: []string{"EBPM_IMAGE"}},
@@ -183,12 +183,20 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 	}
 	// What came out of somebody else's compiler is held against its object
 	// before anybody is told that it is there.
-	pulled, err := client.Fetch(c.Context, pinned, manifest.Platform{OS: "linux", Architecture: manifest.HostPlatform().Architecture})
+	index, err := client.Index(c.Context, pinned)
 	if err != nil {
 		return err
 	}
-	if _, err := verifiedPackage(pulled); err != nil {
-		return err
+	var size int64
+	for _, p := range index.Platforms {
+		pulled, err := client.Fetch(c.Context, pinned, p.Platform)
+		if err != nil {
+			return err
+		}
+		if _, err := verifiedPackage(pulled); err != nil {
+			return err
+		}
+		size += pulled.Size
 	}
-	return s.printPackage(c, pinned, pulled.Size)
+	return s.printPackage(c, pinned, size)
 }
