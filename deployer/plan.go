@@ -120,7 +120,7 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("deploy %s: the image of the runner is not known", ref), "Name it with --image or EBPM_IMAGE.")
 	}
 	p := &Plan{Reference: ref, Action: ActionCreated, registries: o.Registries.forRegistry(ref.Registry), current: current}
-	in := podInput{release: o.Name, pkg: o.Package, args: o.Args, netInterface: o.Interface, image: o.Image, pullSecret: o.PullSecret}
+	in := podInput{pkg: o.Package, args: o.Args, netInterface: o.Interface, image: o.Image, pullSecret: o.PullSecret}
 	keptTargets := false
 	switch {
 	case o.Targets != nil:

@@ -41,7 +41,6 @@ const (
 
 // podInput is what a Pod is made of.
 type podInput struct {
-	release      string
 	pkg          *Package
 	targets      Targets
 	nodes        []Node // those that match now
