@@ -71,17 +71,17 @@ func (c NodeConfig) merge(data map[string]string) (map[string]string, error) {
 		config["plainHTTP"] = slices.Compact(hosts)
 	}
 	for registry, pem := range c.CAs {
-		files, ok := config["caFiles"].(map[string]any)
+		files, ok := config["ca"].(map[string]any)
 		if !ok {
-			if config["caFiles"] != nil {
-				return nil, fmt.Errorf("%s: caFiles is not a map", nodeConfigKey)
+			if config["ca"] != nil {
+				return nil, fmt.Errorf("%s: ca is not a map", nodeConfigKey)
 			}
 			files = map[string]any{}
 		}
 		// A key of a ConfigMap has no colon.
 		key := "ca-" + strings.ReplaceAll(registry, ":", "-") + ".pem"
 		files[registry] = pathNodeConfig + "/" + key
-		config["caFiles"], merged[key] = files, string(pem)
+		config["ca"], merged[key] = files, string(pem)
 	}
 	b, err := yaml.Marshal(config)
 	if err != nil {

@@ -168,7 +168,7 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 	pull := corev1.Container{
 		Name:    containerPull,
 		Image:   in.image,
-		Command: []string{"ebpm", "pull", in.pkg.Reference.Pinned().String(), "-o", pathPackage},
+		Command: []string{"ebpm", "pull", in.pkg.Reference.Pinned().String(), "-o", pathPackage, "--canonical"},
 		Env:     []corev1.EnvVar{{Name: "EBPM_CONFIG", Value: pathNodeConfig + "/config.yaml"}},
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: "package", MountPath: pathPackage},

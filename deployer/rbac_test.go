@@ -166,7 +166,7 @@ func TestNodeConfigMerge(t *testing.T) {
 	}{
 		{"new", nil, NodeConfig{PlainHTTP: []string{"b:5000"}}, map[string]string{"config.yaml": "plainHTTP:\n- b:5000\n"}, false},
 		{"beside others", map[string]string{"config.yaml": "mirrors:\n- x\nplainHTTP:\n- c:1\n- a:1\n", "other": "kept"}, NodeConfig{PlainHTTP: []string{"b:5000", "a:1"}}, map[string]string{"config.yaml": "mirrors:\n- x\nplainHTTP:\n- a:1\n- b:5000\n- c:1\n", "other": "kept"}, false},
-		{"a CA", nil, NodeConfig{CAs: map[string][]byte{"r.example:443": []byte("PEM")}}, map[string]string{"config.yaml": "caFiles:\n  r.example:443: /etc/ebpm/ca-r.example-443.pem\n", "ca-r.example-443.pem": "PEM"}, false},
+		{"a CA", nil, NodeConfig{CAs: map[string][]byte{"r.example:443": []byte("PEM")}}, map[string]string{"config.yaml": "ca:\n  r.example:443: /etc/ebpm/ca-r.example-443.pem\n", "ca-r.example-443.pem": "PEM"}, false},
 		{"not a list", map[string]string{"config.yaml": "plainHTTP: yes"}, NodeConfig{PlainHTTP: []string{"b"}}, nil, true},
 		{"not YAML", map[string]string{"config.yaml": "\t{"}, NodeConfig{PlainHTTP: []string{"b"}}, nil, true},
 	}

@@ -139,6 +139,14 @@ func (o *Object) MemoryBytes(cpus int) uint64 {
 	return total
 }
 
+// CheckMaps refuses an object whose maps take more than [MaxMapMemory].
+func (o *Object) CheckMaps() error {
+	if size := o.MemoryBytes(1); size > MaxMapMemory {
+		return WithKind(KindUnverified, fmt.Errorf("the maps take %d bytes of kernel memory, at most %d are allowed", size, uint64(MaxMapMemory)), "Make max_entries smaller.")
+	}
+	return nil
+}
+
 // helpersOf returns the names of the kernel functions that p calls, as
 // cilium/ebpf spells them (FnTracePrintk).
 func helpersOf(p *ebpf.ProgramSpec) []string {

@@ -19,6 +19,9 @@ const (
 	// MaxPackageSize is the largest package.json, in bytes. base64 makes an
 	// object that zlib cannot shrink a third larger; the rest is room for meta.
 	MaxPackageSize = 32 << 20
+	// MaxMapMemory is how much kernel memory, in bytes, the maps of a package
+	// may take on one CPU where a cluster runs it.
+	MaxMapMemory = 1 << 30
 )
 
 // Package is a decoded package.json (ComposedObject): an eBPF object and its

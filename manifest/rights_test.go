@@ -203,3 +203,16 @@ func TestColumnsOfAnonymousMembers(t *testing.T) {
 		t.Error("columns of a package that exports nothing")
 	}
 }
+
+func TestCheckMaps(t *testing.T) {
+	_, o := inspectPackage(t, "event-one")
+	if err := o.CheckMaps(); err != nil {
+		t.Errorf("small maps are refused: %v", err)
+	}
+	for _, m := range o.Spec.Maps {
+		m.MaxEntries, m.ValueSize = 1<<32-1, 1<<32-1
+	}
+	if err := o.CheckMaps(); KindOf(err) != KindUnverified {
+		t.Errorf("error %v, want one of KindUnverified", err)
+	}
+}

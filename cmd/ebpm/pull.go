@@ -93,6 +93,13 @@ func (s *session) writePulled(pulled *registry.Pulled, dir string, canonical boo
 	}
 	files := map[string][]byte{manifest.PackageFile: pulled.Package, manifest.SourceFile: pulled.Source}
 	if canonical {
+		object, err := manifest.Inspect(pkg.Object)
+		if err != nil {
+			return err
+		}
+		if err := object.CheckMaps(); err != nil {
+			return fmt.Errorf("%s: %w", pulled.Reference, err)
+		}
 		data, err := pkg.EncodeCanonical()
 		if err != nil {
 			return err

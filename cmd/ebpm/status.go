@@ -100,7 +100,7 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	for _, n := range status.Nodes {
 		r.table = append(r.table, []string{
 			n.Node, string(n.State), strconv.FormatInt(n.Revision, 10), n.Tag, strconv.Itoa(int(n.Restarts)), since(n.Since),
-			strconv.Itoa(len(n.Programs)) + " programs", counters(n.Lost, n.Malformed),
+			strconv.Itoa(len(n.Programs)) + " programs", counters(n),
 		})
 	}
 	if format := c.String("output"); format != "table" && format != "wide" {
@@ -130,17 +130,23 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	return nil
 }
 
-// counters sums what did not reach the output.
-func counters(lost, malformed map[string]uint64) string {
-	var l, m uint64
-	for _, n := range lost {
-		l += n
+// counters sums what did not reach the output; "?" where the node's log does not
+// say it any more.
+func counters(n deployer.InstanceStatus) string {
+	if n.Recorded == nil {
+		return "?"
 	}
-	for _, n := range malformed {
-		m += n
+	lost, malformed := sum(n.Lost), sum(n.Malformed)
+	if malformed > 0 {
+		return fmt.Sprintf("%d, %d malformed", lost, malformed)
 	}
-	if m > 0 {
-		return fmt.Sprintf("%d, %d malformed", l, m)
+	return strconv.FormatUint(lost, 10)
+}
+
+func sum(counts map[string]uint64) uint64 {
+	var total uint64
+	for _, n := range counts {
+		total += n
 	}
-	return strconv.FormatUint(l, 10)
+	return total
 }
