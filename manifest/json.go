@@ -5,6 +5,7 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -164,7 +165,7 @@ func appendFields(dst []byte, fields Fields) []byte {
 	return append(dst, '}')
 }
 
-// An object's Go fields are named by their json tag. A field is required when
+// An object's Go fields are named by their tag skel. A field is required when
 // it is read and always written; with the option "optional" it may be absent
 // when it is read, with "omitzero" also a zero value is not written. A field of
 // type Fields holds what the type does not know.
@@ -185,7 +186,7 @@ func structFields(t reflect.Type) (known []structField, extra int) {
 			extra = i
 			continue
 		}
-		name, options, _ := strings.Cut(f.Tag.Get("json"), ",")
+		name, options, _ := strings.Cut(f.Tag.Get("skel"), ",")
 		known = append(known, structField{
 			index:    i,
 			name:     name,
@@ -230,7 +231,7 @@ func decodeObject(data []byte, v any) error {
 		return err
 	}
 	if fields == nil {
-		return fmt.Errorf("expected an object, got null")
+		return errors.New("expected an object, got null")
 	}
 	target := reflect.ValueOf(v).Elem()
 	known, extra := structFields(target.Type())

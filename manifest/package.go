@@ -39,10 +39,10 @@ type Package struct {
 
 // packageFile is package.json as it is stored.
 type packageFile struct {
-	Object string          `json:"bpf_object"`
-	Size   uint64          `json:"bpf_object_size"`
-	Meta   json.RawMessage `json:"meta"`
-	Extra  Fields          `json:"-"`
+	Object string          `skel:"bpf_object"`
+	Size   uint64          `skel:"bpf_object_size"`
+	Meta   json.RawMessage `skel:"meta"`
+	Extra  Fields
 }
 
 // DecodePackage reads a package.json of at most [MaxPackageSize] bytes whose

@@ -11,118 +11,118 @@ import (
 // the field meta of package.json (EunomiaObjectMeta). Fields that ebpm does not
 // know survive decoding and encoding.
 type Meta struct {
-	Skeleton Skeleton `json:"bpf_skel"`
+	Skeleton Skeleton `skel:"bpf_skel"`
 	// ExportTypes is nil when the compiler was given no header.
-	ExportTypes []ExportType `json:"export_types,omitzero"`
+	ExportTypes []ExportType `skel:"export_types,omitzero"`
 	// EunomiaVersion is the version of the ecc that wrote it; runners ignore it.
-	EunomiaVersion string `json:"eunomia_version,omitzero"`
+	EunomiaVersion string `skel:"eunomia_version,omitzero"`
 	// MultipleExportTypes makes the runner read every map with an
 	// export_config, each with its own type, and ignore ExportTypes.
-	MultipleExportTypes bool `json:"enable_multiple_export_types,omitzero"`
+	MultipleExportTypes bool `skel:"enable_multiple_export_types,omitzero"`
 	// PollTimeoutMS bounds one wait for events, in milliseconds; 0 means 100.
-	PollTimeoutMS uint64 `json:"poll_timeout_ms,omitzero"`
+	PollTimeoutMS uint64 `skel:"poll_timeout_ms,omitzero"`
 	// PerfBufferPages is the size of a perf buffer in pages a CPU; 0 means 64.
-	PerfBufferPages uint64 `json:"perf_buffer_pages,omitzero"`
-	Extra           Fields `json:"-"`
+	PerfBufferPages uint64 `skel:"perf_buffer_pages,omitzero"`
+	Extra           Fields
 }
 
 // Skeleton describes an object's programs, maps and global variables
 // (BpfSkeletonMeta).
 type Skeleton struct {
-	ObjName string `json:"obj_name"`
-	Doc     *Doc   `json:"doc,omitzero"`
+	ObjName string `skel:"obj_name"`
+	Doc     *Doc   `skel:"doc,omitzero"`
 	// DataSections is nil for an object without BTF.
-	DataSections []DataSection `json:"data_sections"`
-	Maps         []MapMeta     `json:"maps,optional"`
-	Progs        []ProgMeta    `json:"progs,optional"`
-	Extra        Fields        `json:"-"`
+	DataSections []DataSection `skel:"data_sections"`
+	Maps         []MapMeta     `skel:"maps,optional"`
+	Progs        []ProgMeta    `skel:"progs,optional"`
+	Extra        Fields
 }
 
 // Doc is the documentation comment of the source's LICENSE variable. Its values
 // are strings in what ecc writes, and kept as they are.
 type Doc struct {
-	Version     json.RawMessage `json:"version,omitzero"`
-	Brief       json.RawMessage `json:"brief,omitzero"`
-	Details     json.RawMessage `json:"details,omitzero"`
-	Description json.RawMessage `json:"description,omitzero"`
-	Extra       Fields          `json:"-"`
+	Version     json.RawMessage `skel:"version,omitzero"`
+	Brief       json.RawMessage `skel:"brief,omitzero"`
+	Details     json.RawMessage `skel:"details,omitzero"`
+	Description json.RawMessage `skel:"description,omitzero"`
+	Extra       Fields
 }
 
 // DataSection is a section of global variables, such as .rodata.
 type DataSection struct {
-	Name      string     `json:"name"`
-	Variables []Variable `json:"variables"`
-	Extra     Fields     `json:"-"`
+	Name      string     `skel:"name"`
+	Variables []Variable `skel:"variables"`
+	Extra     Fields
 }
 
 // Variable is one global variable that is not static.
 type Variable struct {
-	Name string `json:"name"`
+	Name string `skel:"name"`
 	// Type is the variable's type as C spells it.
-	Type        string          `json:"type"`
-	Value       json.RawMessage `json:"value,omitzero"`
-	Description string          `json:"description,omitzero"`
-	CmdArg      *CmdArg         `json:"cmdarg,omitzero"`
-	Extra       Fields          `json:"-"`
+	Type        string          `skel:"type"`
+	Value       json.RawMessage `skel:"value,omitzero"`
+	Description string          `skel:"description,omitzero"`
+	CmdArg      *CmdArg         `skel:"cmdarg,omitzero"`
+	Extra       Fields
 }
 
 // CmdArg is a variable's annotation @cmdarg: how its command line option looks.
 type CmdArg struct {
-	Default json.RawMessage `json:"default,omitzero"`
-	Long    string          `json:"long,omitzero"`
-	Short   string          `json:"short,omitzero"`
-	Help    string          `json:"help,omitzero"`
-	Extra   Fields          `json:"-"`
+	Default json.RawMessage `skel:"default,omitzero"`
+	Long    string          `skel:"long,omitzero"`
+	Short   string          `skel:"short,omitzero"`
+	Help    string          `skel:"help,omitzero"`
+	Extra   Fields
 }
 
 // MapMeta is one map, among them those of the global variables.
 type MapMeta struct {
-	Name  string `json:"name"`
-	Ident string `json:"ident"`
+	Name  string `skel:"name"`
+	Ident string `skel:"ident"`
 	// Mmaped is true for the map of a section with global variables.
-	Mmaped       bool            `json:"mmaped,omitzero"`
-	Sample       *Sample         `json:"sample,omitzero"`
-	ExportConfig json.RawMessage `json:"export_config,omitzero"`
+	Mmaped       bool            `skel:"mmaped,omitzero"`
+	Sample       *Sample         `skel:"sample,omitzero"`
+	ExportConfig json.RawMessage `skel:"export_config,omitzero"`
 	// Interpreter keeps upstream's spelling in its key.
-	Interpreter json.RawMessage `json:"intepreter,omitzero"`
-	Extra       Fields          `json:"-"`
+	Interpreter json.RawMessage `skel:"intepreter,omitzero"`
+	Extra       Fields
 }
 
 // Sample makes the runner print a map's content at an interval.
 type Sample struct {
 	// Interval is in milliseconds.
-	Interval uint64 `json:"interval"`
-	Type     string `json:"type,omitzero"`
-	Unit     string `json:"unit,omitzero"`
-	ClearMap bool   `json:"clear_map,omitzero"`
-	Extra    Fields `json:"-"`
+	Interval uint64 `skel:"interval"`
+	Type     string `skel:"type,omitzero"`
+	Unit     string `skel:"unit,omitzero"`
+	ClearMap bool   `skel:"clear_map,omitzero"`
+	Extra    Fields
 }
 
 // ProgMeta is one program. Extra holds the options of its hook, such as
 // ifindex and flags of an XDP program.
 type ProgMeta struct {
-	Name string `json:"name"`
+	Name string `skel:"name"`
 	// Attach is the ELF section of the program.
-	Attach string `json:"attach"`
-	Link   bool   `json:"link"`
-	Extra  Fields `json:"-"`
+	Attach string `skel:"attach"`
+	Link   bool   `skel:"link"`
+	Extra  Fields
 }
 
 // ExportType is a struct whose values the program sends to user space.
 type ExportType struct {
-	Name    string   `json:"name"`
-	Members []Member `json:"members"`
+	Name    string   `skel:"name"`
+	Members []Member `skel:"members"`
 	// Size is in bytes.
-	Size   uint32 `json:"size"`
-	TypeID uint32 `json:"type_id"`
-	Extra  Fields `json:"-"`
+	Size   uint32 `skel:"size"`
+	TypeID uint32 `skel:"type_id"`
+	Extra  Fields
 }
 
 // Member is a field of an [ExportType].
 type Member struct {
-	Name  string `json:"name"`
-	Type  string `json:"type"`
-	Extra Fields `json:"-"`
+	Name  string `skel:"name"`
+	Type  string `skel:"type"`
+	Extra Fields
 }
 
 // DecodeMeta reads a skel.json.
