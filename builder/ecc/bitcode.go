@@ -56,7 +56,7 @@ func inlineAssembly(bitcode []byte) ([]string, error) {
 		if id != abbrevEnterBlock {
 			return nil, fmt.Errorf("%w: no block at top level", errBitcode)
 		}
-		if err := r.block(2, 0); err != nil {
+		if err := r.block(0); err != nil {
 			return nil, err
 		}
 	}
@@ -134,9 +134,8 @@ func (r *bitReader) vbr(width uint64) (uint64, error) {
 
 func (r *bitReader) align() { r.pos = (r.pos + 31) &^ 31 }
 
-// block reads a block behind its ENTER_SUBBLOCK id. width is that of the
-// enclosing block's abbreviation ids.
-func (r *bitReader) block(width uint64, depth int) error {
+// block reads a block behind its ENTER_SUBBLOCK id.
+func (r *bitReader) block(depth int) error {
 	if depth > maxBitcodeDepth {
 		return errBitcode
 	}
@@ -188,7 +187,7 @@ func (r *bitReader) records(block, width uint64, depth int) error {
 			r.align()
 			return nil
 		case abbrevEnterBlock:
-			if err := r.block(width, depth+1); err != nil {
+			if err := r.block(depth + 1); err != nil {
 				return err
 			}
 		case abbrevDefine:

@@ -78,7 +78,7 @@ type Result struct {
 // being its base name up to the first dot (spec sections A2 to A5). The results
 // appear in the output folder when all of them are complete. A refusal of clang
 // is a [*CompileError]; a missing program is of [manifest.KindPrecondition].
-func Compile(ctx context.Context, opts Options) (*Result, error) {
+func Compile(ctx context.Context, opts Options) (result *Result, err error) {
 	c, err := newCompilation(opts)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,11 @@ func Compile(ctx context.Context, opts Options) (*Result, error) {
 	if c.scratch, err = os.MkdirTemp("", "ecc-*"); err != nil {
 		return nil, fmt.Errorf("create temporary folder: %w", err)
 	}
-	defer os.RemoveAll(c.scratch)
+	defer func() {
+		if left := os.RemoveAll(c.scratch); left != nil {
+			result, err = nil, errors.Join(err, fmt.Errorf("remove temporary folder: %w", left))
+		}
+	}()
 	return c.compile(ctx)
 }
 

@@ -194,12 +194,12 @@ func verifyFile(name, sum string) error {
 }
 
 // installHeaders puts the files into dir, below base, in one step.
-func installHeaders(base, dir string, files []headerFile) error {
+func installHeaders(base, dir string, files []headerFile) (err error) {
 	temp, err := os.MkdirTemp(base, ".headers-*")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(temp)
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
 	fresh := filepath.Join(temp, "new")
 	if err := writeHeaders(fresh, files); err != nil {
 		return err

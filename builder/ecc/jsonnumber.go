@@ -55,7 +55,7 @@ func normalizeNumbers(value any) (any, error) {
 }
 
 func normalNumber(text string) (string, error) {
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil && !(n == 0 && text[0] == '-') {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && (n != 0 || text[0] != '-') {
 		return text, nil
 	}
 	if _, err := strconv.ParseUint(text, 10, 64); err == nil {

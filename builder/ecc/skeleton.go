@@ -357,7 +357,7 @@ func (o *object) programs() ([]manifest.ProgMeta, error) {
 		functions = append(functions, function{sym, section})
 	}
 	slices.SortStableFunc(functions, func(a, b function) int {
-		return cmp.Or(cmp.Compare(a.Symbol.Section, b.Symbol.Section), cmp.Compare(a.Value, b.Value))
+		return cmp.Or(cmp.Compare(a.Section, b.Section), cmp.Compare(a.Value, b.Value))
 	})
 	var progs []manifest.ProgMeta
 	for _, f := range functions {
