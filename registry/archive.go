@@ -55,7 +55,7 @@ func (a *archiveFS) scan() error {
 	r := tar.NewReader(a.f)
 	for range maxArchiveFiles {
 		header, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
@@ -103,8 +103,7 @@ func editArchive(ctx context.Context, ref manifest.Reference) (place, func(error
 		}
 	}
 	if err != nil {
-		os.RemoveAll(dir)
-		return nil, nil, err
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	return &layoutPlace{layoutReader: l.reader(), layout: l, ref: ref}, func(err error) error {
 		release()
@@ -125,7 +124,7 @@ func (l *layout) unpack(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	defer a.Close()
+	defer func() { _ = a.Close() }() // It was only read.
 	from := layoutReader{a}
 	old, err := from.readIndex()
 	if err != nil {
@@ -182,7 +181,7 @@ func (l *layout) pack(name string) (err error) {
 	defer func() {
 		if err != nil {
 			out.Close()
-			os.Remove(out.Name())
+			err = errors.Join(err, os.Remove(out.Name()))
 		}
 	}()
 	buffered := bufio.NewWriter(out)

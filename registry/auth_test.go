@@ -33,8 +33,9 @@ func dockerConfig(t *testing.T, content string) {
 	t.Setenv("DOCKER_CONFIG", dir)
 }
 
-func account(host, user, password string) string {
-	return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+// account is one of alice's.
+func account(host, password string) string {
+	return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, base64.StdEncoding.EncodeToString([]byte("alice:"+password)))
 }
 
 func newPrivateRegistry(t *testing.T) http.Handler {
@@ -60,19 +61,19 @@ func TestCredentials(t *testing.T) {
 		}
 	})
 	t.Run("wrong", func(t *testing.T) {
-		dockerConfig(t, account(host, "alice", "guess"))
+		dockerConfig(t, account(host, "guess"))
 		c, _ := newClient(t, Options{})
 		_, err := c.Fetch(t.Context(), ref, amd64)
 		wantKind(t, err, manifest.KindFailure, "registry "+host+" denies access", "docker login "+host)
 	})
 	t.Run("of another registry", func(t *testing.T) {
-		dockerConfig(t, account("registry.example", "alice", "secret"))
+		dockerConfig(t, account("registry.example", "secret"))
 		c, _ := newClient(t, Options{})
 		_, err := c.Fetch(t.Context(), ref, amd64)
 		wantKind(t, err, manifest.KindFailure, "wants a login")
 	})
 	t.Run("right", func(t *testing.T) {
-		dockerConfig(t, account(host, "alice", "secret"))
+		dockerConfig(t, account(host, "secret"))
 		c, _ := newClient(t, Options{})
 		if _, err := c.Push(t.Context(), a, ref); err != nil {
 			t.Fatal(err)
@@ -126,7 +127,7 @@ func TestCredentialsStayAtHome(t *testing.T) {
 		}
 		http.Redirect(w, r, "http://"+elsewhere+r.URL.Path, http.StatusTemporaryRedirect)
 	}))
-	dockerConfig(t, account(host, "alice", "secret"))
+	dockerConfig(t, account(host, "secret"))
 	c, _ := newClient(t, Options{})
 	p, err := c.Fetch(t.Context(), parse(t, host+"/x:1"), amd64)
 	wantChild(t, p, err, testChild(amd64, "1.0.0"))

@@ -115,55 +115,50 @@ func diagnose(ref manifest.Reference, err error) error {
 	if err == nil || hasKind(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	kind, cause, advice := diagnosis(ref, err)
-	return manifest.WithKind(kind, cause, advice)
-}
-
-func diagnosis(ref manifest.Reference, err error) (kind manifest.Kind, cause error, advice string) {
 	host := ref.Registry
 	login := fmt.Sprintf("Log in with `docker login %s`, or point DOCKER_CONFIG at a folder whose config.json has an account that may do this.", host)
 	if _, ok := errors.AsType[*credentialError](err); ok {
-		return manifest.KindFailure, fmt.Errorf("read credentials for %s: %w", host, err),
-			"Check the Docker config ($DOCKER_CONFIG/config.json, else ~/.docker/config.json) and the credential helper that it names."
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("read credentials for %s: %w", host, err),
+			"Check the Docker config ($DOCKER_CONFIG/config.json, else ~/.docker/config.json) and the credential helper that it names.")
 	}
 	if errors.Is(err, auth.ErrBasicCredentialNotFound) {
-		return manifest.KindFailure, fmt.Errorf("registry %s wants a login, and the Docker config has none for it", host), login
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s wants a login, and the Docker config has none for it", host), login)
 	}
 	if response, ok := errors.AsType[*errcode.ErrorResponse](err); ok {
 		switch code := response.StatusCode; {
 		case code == http.StatusUnauthorized || code == http.StatusForbidden:
-			return manifest.KindFailure, fmt.Errorf("registry %s denies access: %w", host, err), login
+			return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s denies access: %w", host, err), login)
 		case code == http.StatusNotFound:
-			return manifest.KindNotFound, fmt.Errorf("not in registry %s: %w", host, err), notFoundAdvice(ref)
+			return manifest.WithKind(manifest.KindNotFound, fmt.Errorf("not in registry %s: %w", host, err), notFoundAdvice(ref))
 		case code == http.StatusTooManyRequests:
-			return manifest.KindFailure, fmt.Errorf("registry %s asks for fewer requests: %w", host, err), "Try again later."
+			return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s asks for fewer requests: %w", host, err), "Try again later.")
 		case code >= 500:
-			return manifest.KindFailure, fmt.Errorf("registry %s fails: %w", host, err), "Try again later, or look at the registry's log."
+			return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s fails: %w", host, err), "Try again later, or look at the registry's log.")
 		}
-		return manifest.KindFailure, fmt.Errorf("registry %s refuses: %w", host, err), ""
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s refuses: %w", host, err), "")
 	}
 	if errors.Is(err, errdef.ErrNotFound) {
-		return manifest.KindNotFound, fmt.Errorf("registry %s does not have it: %w", host, err), notFoundAdvice(ref)
+		return manifest.WithKind(manifest.KindNotFound, fmt.Errorf("registry %s does not have it: %w", host, err), notFoundAdvice(ref))
 	}
 	if errors.Is(err, http.ErrSchemeMismatch) {
-		return manifest.KindFailure, fmt.Errorf("registry %s speaks plain HTTP, not HTTPS", host),
-			fmt.Sprintf("If you trust the network to it, set EBPM_PLAIN_HTTP=%s, or `plainHTTP` in the configuration.", host)
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s speaks plain HTTP, not HTTPS", host),
+			fmt.Sprintf("If you trust the network to it, set EBPM_PLAIN_HTTP=%s, or `plainHTTP` in the configuration.", host))
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return manifest.KindFailure, fmt.Errorf("the certificate of registry %s is not trusted: %w", host, err),
-			"Have ebpm trust the CA that signed it, and check that the certificate names this host."
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("the certificate of registry %s is not trusted: %w", host, err),
+			"Have ebpm trust the CA that signed it, and check that the certificate names this host.")
 	}
 	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return manifest.KindFailure, fmt.Errorf("registry %s does not speak TLS: %w", host, err), "Check the host and the port."
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s does not speak TLS: %w", host, err), "Check the host and the port.")
 	}
 	if _, ok := errors.AsType[*readError](err); ok {
-		return manifest.KindFailure, fmt.Errorf("registry %s broke off: %w", host, err), "Try again; nothing of it was used or stored."
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s broke off: %w", host, err), "Try again; nothing of it was used or stored.")
 	}
 	if _, ok := errors.AsType[*requestError](err); ok {
-		return manifest.KindFailure, fmt.Errorf("registry %s cannot be reached: %w", host, err),
-			"Check that the registry runs, its name and port, and the network from here to it."
+		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s cannot be reached: %w", host, err),
+			"Check that the registry runs, its name and port, and the network from here to it.")
 	}
-	return manifest.KindFailure, err, ""
+	return manifest.WithKind(manifest.KindFailure, err, "")
 }
 
 func notFoundAdvice(ref manifest.Reference) string {

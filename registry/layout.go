@@ -238,7 +238,7 @@ func (l *layout) lock(ctx context.Context, name string, shared bool, wait time.D
 			err = sleep(ctx, lockPoll)
 		}
 		if err != nil {
-			f.Close()
+			_ = f.Close() // Nothing was locked.
 			return nil, fmt.Errorf("lock %s: %w", f.Path(), err)
 		}
 		if locked {
@@ -347,7 +347,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	defer func() {
 		if err != nil {
 			f.Close()
-			os.Remove(f.Name())
+			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
 	if _, err := f.Write(data); err != nil {

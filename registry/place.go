@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 
 	"github.com/ebpm/ebpm/manifest"
 	"github.com/opencontainers/go-digest"
@@ -96,7 +97,7 @@ func readVerified(r io.Reader, d ocispec.Descriptor) ([]byte, error) {
 		return nil, fmt.Errorf("%s was cut short after %d of %d bytes: %w", d.Digest, n, d.Size, err)
 	}
 	if n != d.Size {
-		found := fmt.Sprint(n)
+		found := strconv.FormatInt(n, 10)
 		if n > d.Size {
 			found = "more"
 		}
@@ -150,7 +151,7 @@ func (c *Client) open(ctx context.Context, ref manifest.Reference, write bool) (
 				return nil, nil, err
 			}
 			return &layoutPlace{layoutReader: layoutReader{fsys}, ref: ref}, func(err error) error {
-				fsys.Close()
+				_ = fsys.Close() // It was only read.
 				return err
 			}, nil
 		}

@@ -50,6 +50,7 @@ func (c *Client) retry(ctx context.Context, e Event, f func(context.Context) err
 			return err
 		}
 		// The nodes of a cluster fail together: spread them.
+		//nolint:gosec // There is nothing to be gained by guessing a wait.
 		e.Kind, e.Err, e.Wait = EventRetry, err, max(hint.after, wait+rand.N(wait/2))
 		c.report(e)
 		if err := c.sleep(ctx, e.Wait); err != nil {

@@ -326,7 +326,7 @@ func (l layoutReader) walk(ctx context.Context, d ocispec.Descriptor, blobs map[
 	}
 	successors, err := successorsOf(d, data)
 	if err != nil {
-		// Not a package: another tool's, of which only the root is known.
+		//nolint:nilerr // Not a package: another tool's, of which only the root is known.
 		return nil
 	}
 	for _, s := range successors {

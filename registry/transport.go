@@ -79,6 +79,7 @@ func (b *idleBody) Read(p []byte) (int, error) {
 		b.watch.moved()
 	}
 	err = b.watch.cause(err)
+	//nolint:errorlint // The end is io.EOF itself; an error that wraps it is no end.
 	if b.answer && err != nil && err != io.EOF {
 		err = &readError{err}
 	}
