@@ -166,17 +166,18 @@ func TestCommandLineOfDescription(t *testing.T) {
 			meta := &manifest.Meta{Skeleton: manifest.Skeleton{ObjName: "x_bpf", Doc: tt.doc,
 				DataSections: []manifest.DataSection{{Name: ".rodata", Variables: tt.vars}, {Name: ".kconfig", Variables: []manifest.Variable{{Name: "CONFIG_HZ", Type: "int"}}}}}}
 			c, err := newCommandLine(meta)
-			var got string
+			var set strings.Builder
 			if err == nil {
 				var settings []setting
 				settings, _, err = c.parse(strings.Fields(tt.args))
 				for _, s := range settings {
-					got += s.variable + "=" + s.value
+					set.WriteString(s.variable + "=" + s.value)
 				}
 				if strings.Contains(c.helpText(), "CONFIG_HZ") {
 					t.Error("a value of the kernel's configuration is an option")
 				}
 			}
+			got := set.String()
 			if err != nil {
 				got = err.Error()
 			}

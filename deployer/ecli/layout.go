@@ -113,7 +113,7 @@ func newLayout(t *btf.Struct, members []manifest.Member) (*layout, error) {
 	l := &layout{name: t.Name}
 	var shown []field
 	for i, m := range t.Members {
-		if m.Name != "" && m.Name != members[i].Name {
+		if m.Name != "" && m.Name != members[i].Name { //nolint:gosec // There are as many of both: see above.
 			continue
 		}
 		fields, err := flatten(nil, m, 0, 0)

@@ -4,6 +4,7 @@ package ecli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
 func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedProgram, error) {
 	ps := spec.Programs[meta.Name]
 	if ps == nil {
-		return plannedProgram{}, fmt.Errorf("the object has no program of that name")
+		return plannedProgram{}, errors.New("the object has no program of that name")
 	}
 	// The section of the object decides; the description's is not looked at.
 	section := strings.TrimPrefix(ps.SectionName, "?")

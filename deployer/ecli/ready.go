@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +18,8 @@ const DefaultReadySocket = "/run/ebpm/ready.sock"
 // CheckReady returns nil when an instance listens on the socket, which it does
 // while all its programs are attached.
 func CheckReady(socket string) error {
-	conn, err := net.DialTimeout("unix", socket, time.Second)
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(context.Background(), "unix", socket)
 	if err != nil {
 		return fmt.Errorf("not ready: no runner with attached programs listens on %s: %w", socket, err)
 	}

@@ -74,8 +74,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	// The object, its types and those of the kernel are not needed any more.
-	o.Package, spec = nil, nil
+	// The object, its types and those of the kernel are not needed any more;
+	// nothing below here holds the latter two.
+	o.Package = nil
 	debug.FreeOSMemory()
 	return in.run(ctx)
 }

@@ -107,10 +107,11 @@ func openIn(root, name string, mode uint32) (*os.File, error) {
 func openat2(root, name string, flags uint64) (int, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		// Not wrapped: it is not the file that is missing.
+		//nolint:errorlint // Not wrapped: it is not the file that is missing.
 		return -1, fmt.Errorf("root %s: %v", root, err)
 	}
-	defer unix.Close(dir)
+	// With O_PATH nothing was read or written that could still fail.
+	defer func() { _ = unix.Close(dir) }()
 	how := unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	for range 16 {
 		fd, err := unix.Openat2(dir, name, &how)
