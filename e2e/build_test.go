@@ -21,7 +21,7 @@ const buildNamespace = "ebpm-build"
 // nothingLeft holds that a failed build left no Job, no Pod, no tag.
 func nothingLeft(t *testing.T, ref string) {
 	t.Helper()
-	eventually(t, time.Minute, func() string {
+	eventually(t, func() string {
 		if left := strings.TrimSpace(kubectl(t, "-n", buildNamespace, "get", "jobs,pods,secrets,configmaps", "-o", "name")); left != "" {
 			// Each namespace has this one.
 			if left = strings.TrimSpace(strings.ReplaceAll(left, "configmap/kube-root-ca.crt", "")); left != "" {
@@ -41,7 +41,7 @@ type packageResult struct {
 // A Job and this machine make the same bytes of the same source.
 func TestBuildInClusterIsReproducible(t *testing.T) {
 	job := decode[packageResult](t, must(t, "build", "examples/opensnoop", "-t", "repro:1.0.0", "--builder", "kubernetes", "-o", "json"))
-	elsewhere := copyExample(t, "opensnoop")
+	elsewhere := copyOpensnoop(t)
 	local := decode[packageResult](t, must(t, "build", elsewhere, "-t", "repro:1.0.0", "--builder", "local", "--store", t.TempDir(), "-o", "json"))
 	if job.Digest != local.Digest {
 		t.Errorf("the Job made %s, this machine %s", job.Digest, local.Digest)
@@ -54,7 +54,7 @@ func TestBuildInClusterIsReproducible(t *testing.T) {
 			t.Errorf("%s: %v", file, err)
 		}
 	}
-	eventually(t, time.Minute, func() string {
+	eventually(t, func() string {
 		if jobs := kubectl(t, "-n", buildNamespace, "get", "jobs", "-o", "name"); strings.TrimSpace(jobs) != "" && !strings.Contains(jobs, "job") {
 			return jobs
 		}
@@ -63,9 +63,9 @@ func TestBuildInClusterIsReproducible(t *testing.T) {
 }
 
 func TestBuildErrors(t *testing.T) {
-	broken := copyExample(t, "opensnoop", [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->nosuch = id >> 32;\n"})
+	broken := copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->nosuch = id >> 32;\n"})
 	line := lineOf(t, filepath.Join(broken, "opensnoop.bpf.c"), "nosuch")
-	steals := copyExample(t, "opensnoop", [3]string{"opensnoop.bpf.c", "char LICENSE[]", "asm(\".inc\" \"bin \\\"/etc/passwd\\\"\");\nchar LICENSE[]"})
+	steals := copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "char LICENSE[]", "asm(\".inc\" \"bin \\\"/etc/passwd\\\"\");\nchar LICENSE[]"})
 	for _, builder := range []string{"local", "kubernetes"} {
 		t.Run(builder, func(t *testing.T) {
 			t.Run("does not compile", func(t *testing.T) {
@@ -117,7 +117,7 @@ func TestInterruptBuild(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() string {
+	eventually(t, func() string {
 		if strings.Contains(kubectl(t, "-n", buildNamespace, "get", "jobs", "-o", "name"), "job.batch/") {
 			return ""
 		}

@@ -83,10 +83,6 @@ func withEnv(env ...string) option {
 	return func(cmd *exec.Cmd) { cmd.Env = append(cmd.Env, env...) }
 }
 
-func inDir(dir string) option {
-	return func(cmd *exec.Cmd) { cmd.Dir = dir }
-}
-
 func command(ctx context.Context, options []option, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(root, "bin", "ebpm"), args...)
 	cmd.Dir, cmd.Env = root, append([]string(nil), clusterEnv...)
@@ -180,9 +176,11 @@ func decode[T any](t *testing.T, text string) T {
 	return v
 }
 
-// eventually polls until check returns "", and fails with its last answer.
-func eventually(t *testing.T, timeout time.Duration, check func() string) {
+// eventually polls until check returns "", and after a minute fails with its
+// last answer.
+func eventually(t *testing.T, check func() string) {
 	t.Helper()
+	const timeout = time.Minute
 	deadline := time.Now().Add(timeout)
 	for {
 		why := check()
@@ -196,11 +194,12 @@ func eventually(t *testing.T, timeout time.Duration, check func() string) {
 	}
 }
 
-// copyExample copies an example so that a test can change it.
-func copyExample(t *testing.T, name string, edits ...[3]string) string {
+// copyOpensnoop copies the example opensnoop and changes it: in the file
+// edit[0] the text edit[1] to edit[2].
+func copyOpensnoop(t *testing.T, edits ...[3]string) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), name)
-	if err := os.CopyFS(dir, os.DirFS(filepath.Join(root, "examples", name))); err != nil {
+	dir := filepath.Join(t.TempDir(), "opensnoop")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(root, "examples", "opensnoop"))); err != nil {
 		t.Fatal(err)
 	}
 	for _, e := range edits {

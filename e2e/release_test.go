@@ -60,7 +60,7 @@ func cleanup(t *testing.T, names ...string) {
 func seenFrom(t *testing.T, release string, nodes ...string) {
 	t.Helper()
 	mark := filepath.Join(t.TempDir(), "mark")
-	eventually(t, time.Minute, func() string {
+	eventually(t, func() string {
 		touch(t, mark)
 		out := must(t, "logs", release, "--tail", "500", "-o", "json")
 		for _, node := range nodes {
@@ -81,7 +81,7 @@ func TestVerifierRefusal(t *testing.T) {
 	cleanup(t, "verified")
 	push(t, "examples/opensnoop", "verified:1.0.0")
 	// A read through a pointer that the program made up.
-	bad := copyExample(t, "opensnoop", [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->pid = *(int *)(id + 8);\n"})
+	bad := copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->pid = *(int *)(id + 8);\n"})
 	push(t, bad, "verified:1.1.0")
 	must(t, "deploy", "verified:1.0.0", "--all")
 
@@ -113,7 +113,7 @@ func TestVerifierRefusal(t *testing.T) {
 // A first deploy that comes up nowhere leaves nothing behind.
 func TestFirstDeployFails(t *testing.T) {
 	cleanup(t, "neverup")
-	bad := copyExample(t, "opensnoop", [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->pid = *(int *)(id + 8);\n"})
+	bad := copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->pid = *(int *)(id + 8);\n"})
 	push(t, bad, "neverup:1.0.0")
 	fails(t, nil, 1, []string{"invalid mem access", "removed"}, "deploy", "neverup:1.0.0", "--all", "--deadline", "60s")
 	fails(t, nil, 3, []string{"neverup"}, "status", "neverup")
@@ -179,7 +179,7 @@ func TestUnchangedAndMovedTag(t *testing.T) {
 		t.Errorf("the same deploy twice: %+v, %d revisions", again, len(history(t, "moved")))
 	}
 	first := history(t, "moved")[0].Digest
-	changed := copyExample(t, "opensnoop", [3]string{"opensnoop.bpf.c", "256 * 1024", "512 * 1024"})
+	changed := copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "256 * 1024", "512 * 1024"})
 	push(t, changed, "moved:1.0.0")
 	if r := decode[result](t, must(t, "deploy", "moved:1.0.0", "-o", "json")); r.Action != "updated" || r.Digest == first {
 		t.Errorf("the moved tag: %+v, before %s", r, first)
@@ -233,7 +233,7 @@ func TestInterruptDeploy(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, time.Minute, func() string {
+	eventually(t, func() string {
 		if strings.Contains(kubectl(t, "-n", "ebpm", "get", "daemonsets", "-o", "name"), "daemonset.apps/interrupted") {
 			return ""
 		}

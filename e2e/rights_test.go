@@ -55,7 +55,7 @@ func TestNoRights(t *testing.T) {
 func TestLeastRights(t *testing.T) {
 	cleanup(t, "least")
 	push(t, "examples/opensnoop", "least:1.0.0")
-	push(t, copyExample(t, "opensnoop", [3]string{"opensnoop.bpf.c", "256 * 1024", "512 * 1024"}), "least:1.1.0")
+	push(t, copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "256 * 1024", "512 * 1024"}), "least:1.1.0")
 	for _, file := range []string{"deployer/rbac/operator.yaml", "deployer/rbac/viewer.yaml", "builder/rbac/builder.yaml"} {
 		kubectl(t, "apply", "-f", filepath.Join(root, file))
 	}

@@ -11,6 +11,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -67,7 +68,7 @@ func run(ctx context.Context, runs int, out, log io.Writer) (err error) {
 	if b.work, err = os.MkdirTemp("", "ebpm-bench-"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.work)
+	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
 	if err := b.packages(ctx); err != nil {
 		return err
 	}

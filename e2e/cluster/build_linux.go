@@ -41,7 +41,7 @@ func CacheDir() (string, error) {
 // package that it compiled; of two builds at once the second waits for the
 // first. A cold build takes about a quarter of an hour on two processors, and
 // runs with a low priority.
-func Build(ctx context.Context, log io.Writer) (*Programs, error) {
+func Build(ctx context.Context, log io.Writer) (_ *Programs, err error) {
 	cache, err := CacheDir()
 	if err != nil {
 		return nil, err
@@ -70,7 +70,7 @@ func Build(ctx context.Context, log io.Writer) (*Programs, error) {
 			return nil, fmt.Errorf("wait for the other build: %w", err)
 		}
 	}
-	defer lock.Unlock()
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	missing = slices.DeleteFunc(missing, func(c component) bool { return isDir(programs.Dir(c.name)) })
 
 	b := &build{cache: cache, log: log}
@@ -86,15 +86,11 @@ func Build(ctx context.Context, log io.Writer) (*Programs, error) {
 	return programs, nil
 }
 
-// goTool finds the go command: the one of the PATH, else that which built this
-// program.
+// goTool finds the go command in the PATH.
 func goTool() (string, error) {
-	if path, err := exec.LookPath("go"); err == nil {
-		return path, nil
-	}
-	path := filepath.Join(runtime.GOROOT(), "bin", "go")
-	if _, err := os.Stat(path); err != nil {
-		return "", errors.New("find the go command: not in PATH (install Go from https://go.dev/dl)")
+	path, err := exec.LookPath("go")
+	if err != nil {
+		return "", fmt.Errorf("find the go command: %w (install Go from https://go.dev/dl)", err)
 	}
 	return path, nil
 }
@@ -123,20 +119,24 @@ type build struct {
 	progress      *progress
 }
 
-func (b *build) run(ctx context.Context, missing []component) error {
+func (b *build) run(ctx context.Context, missing []component) (err error) {
 	var names []string
 	for _, c := range missing {
 		names = append(names, c.name+" "+c.version)
 	}
 	fmt.Fprintf(b.log, "building %s\n", strings.Join(names, ", "))
 
+	defer func() {
+		for _, c := range missing {
+			err = errors.Join(err, os.RemoveAll(b.workDir(c)))
+		}
+	}()
 	b.progress = &progress{start: time.Now(), log: b.log}
 	for _, c := range missing {
 		dir, err := b.prepare(ctx, c)
 		if err != nil {
 			return fmt.Errorf("prepare the build of %s %s: %w", c.name, c.version, err)
 		}
-		defer os.RemoveAll(dir)
 		stale, err := b.stale(ctx, c, dir)
 		if err != nil {
 			return fmt.Errorf("list what %s %s is made of: %w", c.name, c.version, err)
@@ -224,7 +224,7 @@ func (b *build) compile(ctx context.Context, c component, dir string) error {
 		target = filepath.Join(bin, c.name)
 	}
 	cmd := b.command(ctx, c, dir, c.args("build", "-v", "-o", target)...)
-	if err := b.follow(cmd, func(line string) { b.progress.compiled(line) }); err != nil {
+	if err := b.follow(cmd, func(string) { b.progress.compiled() }); err != nil {
 		return err
 	}
 	return os.Rename(bin, filepath.Join(b.cache, c.key()))

@@ -43,8 +43,8 @@ func TestKeyChangesWithTheBuild(t *testing.T) {
 		}
 		seen[c.key()] = name
 	}
-	if base.key() != base.key() {
-		t.Error("the same component has two keys")
+	if first, second := base.key(), base.key(); first != second {
+		t.Errorf("the same component has two keys, %s and %s", first, second)
 	}
 }
 
@@ -77,7 +77,7 @@ func TestProgressNeverExceedsTheAnnounced(t *testing.T) {
 	p.compiling()
 	for range 5 {
 		p.last = time.Time{} // each line is due
-		p.compiled("some/package")
+		p.compiled()
 	}
 	if !strings.Contains(log.String(), "2 of 2 packages") || strings.Contains(log.String(), "3 of 2") {
 		t.Errorf("progress lines:\n%s", &log)

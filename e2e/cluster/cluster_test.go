@@ -77,11 +77,12 @@ func TestExports(t *testing.T) {
 	for i, v := range values {
 		env = append(env, "EBPM_TEST_"+string(rune('A'+i))+"="+v)
 	}
-	script := Exports(env)
+	var script strings.Builder
+	script.WriteString(Exports(env))
 	for i := range values {
-		script += "printf '%s\\0' \"$EBPM_TEST_" + string(rune('A'+i)) + "\"\n"
+		script.WriteString("printf '%s\\0' \"$EBPM_TEST_" + string(rune('A'+i)) + "\"\n")
 	}
-	out, err := exec.Command("sh", "-euc", script).Output()
+	out, err := exec.Command("sh", "-euc", script.String()).Output()
 	if err != nil {
 		t.Fatal(err)
 	}

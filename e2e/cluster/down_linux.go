@@ -21,7 +21,7 @@ const lockFile = "/run/ebpm-cluster.lock"
 
 // lock waits for the cluster's lock. Its file is removed with it, so that a
 // machine without a cluster has no trace of one.
-func lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
+func lock(ctx context.Context, log io.Writer) (unlock func() error, err error) {
 	said := false
 	for {
 		l := flock.New(lockFile)
@@ -34,9 +34,11 @@ func lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
 			here, hereErr := os.Stat(lockFile)
 			held, heldErr := l.Stat()
 			if hereErr == nil && heldErr == nil && os.SameFile(here, held) {
-				return func() { os.Remove(lockFile); l.Close() }, nil
+				return func() error { return errors.Join(os.Remove(lockFile), l.Close()) }, nil
 			}
-			l.Close()
+			if err := l.Close(); err != nil {
+				return nil, fmt.Errorf("unlock %s: %w", lockFile, err)
+			}
 			continue
 		}
 		if !said {
@@ -53,7 +55,7 @@ func lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
 // processes, namespaces, links, routes, mounts, cgroups and files; not the
 // built programs in the cache. Without a cluster it does nothing. It also
 // removes what an Up or a Down that was cut off left. It needs root.
-func Down(ctx context.Context, log io.Writer) error {
+func Down(ctx context.Context, log io.Writer) (err error) {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("remove the cluster: %w", errNotRoot)
 	}
@@ -61,7 +63,7 @@ func Down(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, unlock()) }()
 	left, err := leftovers()
 	if err != nil {
 		return fmt.Errorf("remove the cluster: %w", err)

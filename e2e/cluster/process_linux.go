@@ -107,7 +107,7 @@ func (c *Cluster) start(p process) error {
 		argv = append(c.enter(*p.node), argv...)
 		path = append([]string{c.nodeProgramDir("containerd"), c.nodeProgramDir("runc")}, path...)
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // It outlives whoever started it.
 	cmd.Dir = "/"
 	// A clean environment: a proxy of the user's is not for these networks.
 	cmd.Env = []string{
@@ -121,8 +121,9 @@ func (c *Cluster) start(p process) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", p.name, err)
 	}
-	// Where this process lives on, an ended child must not stay a zombie.
-	go cmd.Wait()
+	// Where this process lives on, an ended child must not stay a zombie. Its
+	// log says how it ended.
+	go func() { _ = cmd.Wait() }()
 	return nil
 }
 

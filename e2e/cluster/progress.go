@@ -50,7 +50,8 @@ func (p *progress) compiling() {
 	}
 }
 
-func (p *progress) compiled(pkg string) {
+// compiled notes that the Go command named a package.
+func (p *progress) compiled() {
 	// Packages can be listed twice when two components disagree on nothing
 	// but a build tag; the count never exceeds what was announced.
 	p.donePackages = min(p.donePackages+1, p.packages)

@@ -45,7 +45,7 @@ var kubeletSysctls = []string{
 // unfinished it finishes, what is left from before the machine's last start it
 // removes first. It needs root. Progress goes to log; when it fails, log also
 // says what is left and how to go on.
-func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
+func Up(ctx context.Context, log io.Writer) (_ *Cluster, err error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("start the cluster: %w", errNotRoot)
 	}
@@ -60,7 +60,7 @@ func Up(ctx context.Context, log io.Writer) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	defer func() { err = errors.Join(err, unlock()) }()
 
 	c, err := up(ctx, log, programs)
 	if err != nil {
@@ -110,7 +110,7 @@ func up(ctx context.Context, log io.Writer, programs *Programs) (*Cluster, error
 		}
 	}
 	c := newCluster(stateDir, s)
-	started, err := c.converge(ctx, log, s)
+	started, err := c.converge(ctx, log)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ var kernelMounts = []struct{ point, fstype, options string }{
 
 // converge takes the cluster from whatever state it is in to running, and
 // returns how many programs it had to start.
-func (c *Cluster) converge(ctx context.Context, log io.Writer, s *state) (started int, err error) {
+func (c *Cluster) converge(ctx context.Context, log io.Writer) (started int, err error) {
 	for _, m := range kernelMounts {
 		mounted, err := isMountPoint(m.point)
 		if err != nil {
@@ -605,7 +605,9 @@ func (c *Cluster) ensurePauseImage(ctx context.Context, n node) error {
 	if err != nil {
 		return err
 	}
-	conn.Close()
+	if err := conn.Close(); err != nil {
+		return err
+	}
 	ctr := c.program("containerd", "ctr")
 	images, err := exec.CommandContext(ctx, ctr, "-a", socket, "-n", "k8s.io", "images", "ls", "-q").Output()
 	if err != nil {

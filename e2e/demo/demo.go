@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -467,7 +468,7 @@ func (d *Demo) xdp(ctx context.Context) error {
 			if json.Unmarshal([]byte(line), &e) != nil || e.Event == nil {
 				continue
 			}
-			if e.Node != node || fmt.Sprint(e.Event.Ifindex) != ifindex || e.Event.Bytes == 0 {
+			if e.Node != node || strconv.Itoa(e.Event.Ifindex) != ifindex || e.Event.Bytes == 0 {
 				return fmt.Errorf("a packet of another interface than eth0 (%s) of %s: %s", ifindex, node, line)
 			}
 			packets++

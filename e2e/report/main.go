@@ -8,7 +8,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -52,7 +54,9 @@ func run(skipFile string, slowest int, args []string, out io.Writer) (int, error
 		}
 	}
 	start := time.Now()
-	cmd := exec.Command("go", append([]string{"test", "-json"}, args...)...)
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json"}, args...)...)
 	cmd.Stderr = os.Stderr
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
@@ -63,11 +67,17 @@ func run(skipFile string, slowest int, args []string, out io.Writer) (int, error
 	}
 	r := newResults(out)
 	if err := r.read(pipe); err != nil {
+		stop() // Nobody reads on.
+		return 0, errors.Join(err, cmd.Wait())
+	}
+	err = cmd.Wait()
+	unlisted := r.summary(allowed, slowest, time.Since(start))
+	// That tests fail is what this program reports, and no error of its own.
+	_, failed := errors.AsType[*exec.ExitError](err)
+	if err != nil && !failed {
 		return 0, err
 	}
-	testErr := cmd.Wait()
-	unlisted := r.summary(allowed, slowest, time.Since(start))
-	if testErr != nil || unlisted > 0 {
+	if failed || unlisted > 0 {
 		return 1, nil
 	}
 	return 0, nil
