@@ -5,6 +5,7 @@ package manifest
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -218,4 +219,19 @@ func (r Reference) WithDigest(d digest.Digest) Reference {
 func (r Reference) Pinned() Reference {
 	r.Tag = ""
 	return r
+}
+
+// IsLoopback reports whether the registry of r is this machine, which is
+// reached without TLS unasked: localhost, 127.0.0.1 or ::1.
+func (r Reference) IsLoopback() bool {
+	return r.Scheme == SchemeRegistry && IsLoopbackHost(r.Registry)
+}
+
+// IsLoopbackHost is [Reference.IsLoopback] for a HOST[:PORT].
+func IsLoopbackHost(hostport string) bool {
+	host, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		host = strings.Trim(hostport, "[]")
+	}
+	return host == "localhost" || host == "127.0.0.1" || host == "::1"
 }

@@ -203,3 +203,14 @@ func FuzzParseSpec(f *testing.F) {
 		}
 	})
 }
+
+func TestIsLoopbackHost(t *testing.T) {
+	for host, want := range map[string]bool{
+		"localhost": true, "localhost:5000": true, "127.0.0.1:5000": true, "::1": true, "[::1]": true, "[::1]:5000": true,
+		"127.0.0.2:5000": false, "10.0.0.1:5000": false, "localhost.example": false, "reg.example:5000": false,
+	} {
+		if got := IsLoopbackHost(host); got != want {
+			t.Errorf("IsLoopbackHost(%q) = %v, want %v", host, got, want)
+		}
+	}
+}
