@@ -9,8 +9,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -151,12 +149,7 @@ func (k *Kubernetes) check(ref manifest.Reference) error {
 		return manifest.WithKind(manifest.KindUsage, fmt.Errorf("build in a cluster: %s is not in a registry", ref),
 			"The nodes of a cluster push to a registry; use --builder local for a layout.")
 	}
-	host := ref.Registry
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
-	if host == "localhost" || err == nil && addr.IsLoopback() {
+	if ref.IsLoopback() {
 		return manifest.WithKind(manifest.KindUsage, fmt.Errorf("build in a cluster: %s is this machine, which a Pod does not reach by that name", ref.Registry),
 			"Name the registry as the nodes of the cluster do, or use --builder local.")
 	}

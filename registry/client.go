@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -28,7 +27,8 @@ type Options struct {
 	// beside localhost, 127.0.0.1 and ::1.
 	PlainHTTP []string
 	// CAFiles names, for a registry (HOST:PORT), the PEM file of its private
-	// CA. A registry that is in it is reached by HTTPS, also on localhost.
+	// CA. A registry that is in it is reached by HTTPS, also on localhost and
+	// where PlainHTTP lists it.
 	CAFiles map[string]string
 	// Store is looked up and filled by [Client.Fetch]; nil is none.
 	Store *Store
@@ -145,17 +145,10 @@ func newHTTPClient(pool *x509.CertPool) *http.Client {
 
 // plainHTTP reports whether a registry is reached without TLS.
 func (c *Client) plainHTTP(registry string) bool {
-	if slices.Contains(c.o.PlainHTTP, registry) {
-		return true
-	}
 	if _, ok := c.o.CAFiles[registry]; ok {
 		return false
 	}
-	host, _, err := net.SplitHostPort(registry)
-	if err != nil {
-		host = registry
-	}
-	return host == "localhost" || host == "127.0.0.1" || host == "::1" || host == "[::1]"
+	return slices.Contains(c.o.PlainHTTP, registry) || manifest.IsLoopbackHost(registry)
 }
 
 const (

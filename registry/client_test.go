@@ -269,13 +269,14 @@ func TestWarningsAreSaidOnce(t *testing.T) {
 func TestPlainHTTP(t *testing.T) {
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	c := &Client{o: Options{
-		PlainHTTP: []string{"10.77.0.1:5000"},
-		CAFiles:   map[string]string{"localhost:5443": ca},
+		PlainHTTP: []string{"10.77.0.1:5000", "10.77.0.1:5443"},
+		CAFiles:   map[string]string{"localhost:5443": ca, "10.77.0.1:5443": ca},
 	}}
 	for registry, want := range map[string]bool{
 		"localhost": true, "localhost:5000": true, "127.0.0.1:5000": true, "[::1]:5000": true, "[::1]": true,
 		"10.77.0.1:5000": true, "10.77.0.1:5001": false, "10.77.0.1": false, "192.168.1.1:5000": false,
 		"localhost.example": false, "sub.localhost:5000": false, "ghcr.io": false, "localhost:5443": false,
+		"10.77.0.1:5443": false,
 	} {
 		if got := c.plainHTTP(registry); got != want {
 			t.Errorf("%s: plain HTTP %v, wanted %v", registry, got, want)

@@ -11,7 +11,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/signal"
 	"slices"
@@ -129,10 +128,5 @@ func sourceDate() (time.Time, error) {
 // HTTP: this machine, and those in EBPM_PLAIN_HTTP.
 func configuredPlain(prefix string) bool {
 	registry, _, _ := strings.Cut(prefix, "/")
-	host, _, err := net.SplitHostPort(registry)
-	if err != nil {
-		host = registry
-	}
-	return slices.Contains([]string{"localhost", "127.0.0.1", "::1"}, host) ||
-		slices.Contains(strings.Split(os.Getenv("EBPM_PLAIN_HTTP"), ","), registry)
+	return manifest.IsLoopbackHost(registry) || slices.Contains(strings.Split(os.Getenv("EBPM_PLAIN_HTTP"), ","), registry)
 }
