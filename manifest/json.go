@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -107,49 +109,78 @@ func encode(dst []byte, v reflect.Value) ([]byte, error) {
 // appendSorted appends raw in compact form with sorted keys. Numbers keep
 // their text; of equal keys the last wins.
 func appendSorted(dst []byte, raw []byte) ([]byte, error) {
-	raw = bytes.TrimSpace(raw)
-	if len(raw) == 0 {
+	if len(bytes.TrimSpace(raw)) == 0 {
 		return append(dst, "null"...), nil
 	}
-	switch raw[0] {
-	case '{':
-		var fields Fields
-		if err := json.Unmarshal(raw, &fields); err != nil {
-			return nil, err
-		}
-		for name, value := range fields {
-			sorted, err := appendSorted(nil, value)
-			if err != nil {
-				return nil, err
-			}
-			fields[name] = sorted
-		}
-		return appendFields(dst, fields), nil
-	case '[':
-		var items []json.RawMessage
-		if err := json.Unmarshal(raw, &items); err != nil {
-			return nil, err
-		}
-		dst = append(dst, '[')
-		for i, item := range items {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("more than one JSON value")
+	}
+	return appendValue(dst, v), nil
+}
+
+// appendValue appends what encoding/json decodes with numbers as text.
+func appendValue(dst []byte, v any) []byte {
+	switch v := v.(type) {
+	case map[string]any:
+		dst = append(dst, '{')
+		for i, name := range slices.Sorted(maps.Keys(v)) {
 			if i > 0 {
 				dst = append(dst, ',')
 			}
-			var err error
-			if dst, err = appendSorted(dst, item); err != nil {
-				return nil, err
+			dst = append(AppendJSONString(dst, name), ':')
+			dst = appendValue(dst, v[name])
+		}
+		return append(dst, '}')
+	case []any:
+		dst = append(dst, '[')
+		for i, item := range v {
+			if i > 0 {
+				dst = append(dst, ',')
 			}
+			dst = appendValue(dst, item)
 		}
-		return append(dst, ']'), nil
-	case '"':
-		var s string
-		if err := json.Unmarshal(raw, &s); err != nil {
-			return nil, err
-		}
-		return AppendJSONString(dst, s), nil
+		return append(dst, ']')
+	case string:
+		return AppendJSONString(dst, v)
+	case json.Number:
+		return append(dst, v...)
+	case bool:
+		return strconv.AppendBool(dst, v)
 	default:
-		return append(dst, raw...), nil
+		return append(dst, "null"...)
 	}
+}
+
+// maxNesting is how deep arrays and objects may lie in each other. What ecc
+// writes has eight levels at most; the rest is room for fields that are not known.
+const maxNesting = 32
+
+// checkNesting refuses JSON that is nested deeper than maxNesting. It does not
+// check that it is JSON.
+func checkNesting(data []byte) error {
+	depth, quoted := 0, false
+	for i := 0; i < len(data); i++ {
+		switch c := data[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			if depth++; depth > maxNesting {
+				return fmt.Errorf("arrays and objects lie in each other more than %d deep", maxNesting)
+			}
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return nil
 }
 
 func appendFields(dst []byte, fields Fields) []byte {
@@ -255,5 +286,13 @@ func decodeObject(data []byte, v any) error {
 }
 
 func encodeObject(v any) ([]byte, error) {
-	return encode(nil, reflect.ValueOf(v))
+	data, err := encode(nil, reflect.ValueOf(v))
+	if err != nil {
+		return nil, err
+	}
+	// What is written can be read again.
+	if err := checkNesting(data); err != nil {
+		return nil, err
+	}
+	return data, nil
 }

@@ -46,12 +46,15 @@ type packageFile struct {
 }
 
 // DecodePackage reads a package.json of at most [MaxPackageSize] bytes whose
-// object has at most [MaxObjectSize]. Fields that it does not know are kept.
+// object has at most [MaxObjectSize], nested at most 32 deep. Fields that it does not know are kept.
 // The early layouts of eunomia-bpf, before bpf_object_size, are refused with a
 // sentence that says so.
 func DecodePackage(data []byte) (*Package, error) {
 	if len(data) > MaxPackageSize {
 		return nil, fmt.Errorf("decode package: larger than %d bytes", MaxPackageSize)
+	}
+	if err := checkNesting(data); err != nil {
+		return nil, fmt.Errorf("decode package: %w", err)
 	}
 	var file packageFile
 	if err := decodeObject(data, &file); err != nil {
@@ -176,7 +179,7 @@ func DecodeCanonical(data []byte) (*Package, error) {
 	}
 	if !bytes.Equal(data, canonical) {
 		return nil, WithKind(KindUnverified, errors.New("decode package: not in canonical form"),
-			"The strict runner takes only the package.json that `ebpm pull REF -o DIR` writes.")
+			"The strict runner takes only the package.json that `ebpm pull REF -o DIR --canonical` writes.")
 	}
 	return p, nil
 }

@@ -132,6 +132,7 @@ func TestDecodePackageRefuses(t *testing.T) {
 		"newline in base64":  {pack(good[:4]+"\n"+good[4:], 10, minimalMeta), "illegal base64"},
 		"no meta":            {`{"bpf_object":"","bpf_object_size":0}`, "missing field `meta`"},
 		"no obj_name":        {pack(good, 10, `{"bpf_skel":{"data_sections":[]}}`), "missing field `obj_name`"},
+		"nested too deep":    {pack(good, 10, strings.Repeat("[", 32)+strings.Repeat("]", 32)), "more than 32 deep"},
 		"early layout":       {`{"bpf_object":"x","export_types":{}}`, "before 0.3"},
 		"early raw layout":   {`{"data":"x","data_sz":5}`, "before 0.3"},
 	} {
@@ -168,8 +169,12 @@ func TestCanonicalForm(t *testing.T) {
 			"an unknown field": append([]byte(`{"a":1,`), canonical[1:]...),
 			"a double key":     append([]byte(`{"bpf_object":"",`), canonical[1:]...),
 		} {
-			if _, err := DecodeCanonical(changed); KindOf(err) != KindUnverified {
+			_, err := DecodeCanonical(changed)
+			if KindOf(err) != KindUnverified {
 				t.Errorf("%s with %s: error %v, want one of KindUnverified", name, what, err)
+			}
+			if advice := AdviceOf(err); !strings.Contains(advice, "ebpm pull REF -o DIR --canonical") {
+				t.Errorf("advice %q", advice)
 			}
 		}
 	}

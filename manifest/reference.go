@@ -115,10 +115,14 @@ func parseReference(s, defaultRegistry string) (Reference, error) {
 	return r, checkRepository(r.Repository)
 }
 
+// IsTag reports whether s can be a tag: at most 128 letters, digits, dots, dashes
+// and underscores, the first of them no dot or dash.
+func IsTag(s string) bool { return tagRE.MatchString(s) }
+
 // cutTag cuts :TAG off; a colon before a slash is part of the name.
 func cutTag(s string) (name, tag string) {
 	i := strings.LastIndex(s, ":")
-	if i < 0 || strings.Contains(s[i:], "/") || !tagRE.MatchString(s[i+1:]) {
+	if i < 0 || strings.Contains(s[i:], "/") || !IsTag(s[i+1:]) {
 		return s, ""
 	}
 	return s[:i], s[i+1:]
@@ -193,6 +197,33 @@ func (r Reference) Name() string {
 		s = strings.TrimRight(r.Path, "/")
 	}
 	return s[strings.LastIndex(s, "/")+1:]
+}
+
+// Package returns REPOSITORY:TAG, or REPOSITORY@ and the start of the digest
+// where there is no tag: what tables show. A layout's is its [Reference.Name].
+func (r Reference) Package() string {
+	name := r.Repository
+	if r.Scheme != SchemeRegistry {
+		name = r.Name()
+	}
+	switch {
+	case r.Tag != "":
+		return name + ":" + r.Tag
+	case r.Digest != "":
+		return name + "@" + ShortDigest(r.Digest.String())
+	}
+	return name
+}
+
+// ShortDigest returns enough of a digest to tell it from others: its algorithm
+// and 12 digits. What is no digest comes back as it is.
+func ShortDigest(d string) string {
+	const digits = 12
+	algorithm, hex, ok := strings.Cut(d, ":")
+	if !ok || len(hex) < digits {
+		return d
+	}
+	return algorithm + ":" + hex[:digits]
 }
 
 // WithDefaultTag returns r with [DefaultTag] when it has neither tag nor digest.

@@ -214,3 +214,26 @@ func TestIsLoopbackHost(t *testing.T) {
 		}
 	}
 }
+
+func TestReferencePackage(t *testing.T) {
+	for in, want := range map[string]string{
+		"reg.example/team/opensnoop:1.0.0":          "team/opensnoop:1.0.0",
+		"reg.example/opensnoop:1.0.0@" + someDigest: "opensnoop:1.0.0",
+		"reg.example/opensnoop@" + someDigest:       "opensnoop@sha256:e3b0c44298fc",
+		"reg.example:5000/opensnoop":                "opensnoop",
+		"oci:/a/layout:1.0.0":                       "layout:1.0.0",
+	} {
+		r, err := ParseReference(in, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Package(); got != want {
+			t.Errorf("%s: %q, want %q", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{someDigest: "sha256:e3b0c44298fc", "sha256:abc": "sha256:abc", "": ""} {
+		if got := ShortDigest(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}

@@ -125,8 +125,11 @@ type Member struct {
 	Extra Fields
 }
 
-// DecodeMeta reads a skel.json.
+// DecodeMeta reads a skel.json, nested at most 32 deep.
 func DecodeMeta(data []byte) (*Meta, error) {
+	if err := checkNesting(data); err != nil {
+		return nil, fmt.Errorf("decode skeleton: %w", err)
+	}
 	var m Meta
 	if err := json.Unmarshal(data, &m); err != nil {
 		return nil, fmt.Errorf("decode skeleton: %w", err)

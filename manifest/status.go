@@ -14,13 +14,14 @@ const StatusKey = "ebpm.io/status"
 
 // The events of a [Status].
 const (
-	StatusAttached = "attached" // every program is attached
-	StatusLost     = "lost"     // events were lost since the record before
-	StatusDetached = "detached" // nothing is attached any more
+	StatusAttached  = "attached"  // every program is attached
+	StatusLost      = "lost"      // events were lost since the record before
+	StatusMalformed = "malformed" // events that did not fit their type were left out since the record before
+	StatusDetached  = "detached"  // nothing is attached any more
 )
 
-// Status is what an instance says about itself at attach, at loss and at its
-// end.
+// Status is what an instance says about itself at attach, when events did
+// not reach the output, and at its end.
 type Status struct {
 	Event string    `json:"event"`
 	Time  time.Time `json:"time"`
@@ -28,7 +29,9 @@ type Status struct {
 	Kernel   string          `json:"kernel,omitempty"`
 	Programs []ProgramStatus `json:"programs,omitempty"`
 	// Lost counts, since the start, the events that did not reach the output,
-	// by the name of their map.
+	// by the name of their map. A map that is not in it was not counted: when a
+	// ring buffer is full, the kernel tells the program and nobody else, so that a
+	// runner which reads ring buffers alone leaves it nil. Not counted is not 0.
 	Lost map[string]uint64 `json:"lost,omitempty"`
 	// Malformed counts events that did not fit their type, by map.
 	Malformed map[string]uint64 `json:"malformed,omitempty"`
