@@ -87,7 +87,7 @@ func TestDeployUpgradeRollback(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	list, err := c.List(t.Context())
-	if err != nil || len(list) != 1 || list[0].Package != "opensnoop:1.0.0" || len(list[0].Instances) != 2 {
+	if err != nil || len(list) != 1 || list[0].Package != "team/opensnoop:1.0.0" || len(list[0].Instances) != 2 {
 		t.Errorf("list %+v, %v", list, err)
 	}
 	deleted, err := c.Delete(t.Context(), "opensnoop", DeleteOptions{})
@@ -137,7 +137,7 @@ func TestUpgradeFailsAndReturns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Finished || !has(s.Notes, "Revision 2 (opensnoop:1.1.0) failed on node1: load program watch") {
+	if !s.Finished || !has(s.Notes, "Revision 2 (team/opensnoop:1.1.0) failed on node1: load program watch") {
 		t.Errorf("the cause was not kept: %q", s.Notes)
 	}
 }

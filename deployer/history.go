@@ -42,8 +42,8 @@ const (
 
 // revisionsOf reads the history of r. Kubernetes gives an old revision a new
 // number when its template returns, so numbers follow time and ids tell what
-// happened: an id older than that of a lower number has come back, an id that a
-// lower number has too was kept by an edit.
+// happened: an id older than that of a lower number has come back, and of those
+// with one id all but the first made were kept by an edit.
 func revisionsOf(r *release) []Revision {
 	current := r.current()
 	list := make([]Revision, 0, len(r.revisions))
@@ -62,28 +62,30 @@ func revisionsOf(r *release) []Revision {
 			Outcome:   rev.outcome,
 			Current:   rev == current,
 		}
-		out.Note = noteOf(rev, r.revisions[:i])
+		out.Note = r.noteOf(i)
 		list = append(list, out)
 	}
 	return list
 }
 
-func noteOf(rev *revision, before []revision) string {
+// noteOf returns the note of a revision, by its index.
+func (r *release) noteOf(index int) string {
+	rev, before := &r.revisions[index], r.revisions[:index]
 	if rev.move.ID == 0 {
 		return noteForeign
 	}
-	var newest int64
-	for i := range before {
-		newest = max(newest, before[i].move.ID)
-	}
-	for i := range before {
-		if before[i].move.ID != rev.move.ID {
-			continue
-		}
-		if sameButRestart(before[i].template, rev.template) {
+	if first := r.original(rev.move.ID); first != rev {
+		if sameButRestart(first.template, rev.template) {
 			return noteRestarted
 		}
 		return noteEdited
+	}
+	var newest int64
+	for i := range before {
+		if before[i].move.ID == rev.move.ID {
+			return noteUndone // an edit or a restart was
+		}
+		newest = max(newest, before[i].move.ID)
 	}
 	if newest <= rev.move.ID {
 		return ""

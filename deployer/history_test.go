@@ -27,6 +27,7 @@ type rev struct {
 	returned  int64
 	restarted string // kubectl rollout restart's time
 	image     string // an edit
+	made      int64  // seconds since 1970
 }
 
 // releaseOf makes a release whose last revision is the current one.
@@ -48,7 +49,8 @@ func releaseOf(revs ...rev) *release {
 		if v.restarted != "" {
 			template.Annotations[annotationRestartedAt] = v.restarted
 		}
-		out := revision{cr: &appsv1.ControllerRevision{}, number: v.number, hash: fmt.Sprint("h", v.number), template: template, move: readMove(template.Annotations)}
+		cr := &appsv1.ControllerRevision{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.Unix(v.made, 0)}}
+		out := revision{cr: cr, number: v.number, hash: fmt.Sprint("h", v.number), template: template, move: readMove(template.Annotations)}
 		if v.outcome != "" {
 			out.outcome = &Outcome{Ready: v.outcome == "ready"}
 		}
@@ -75,6 +77,7 @@ func TestHistoryNotes(t *testing.T) {
 		{"edited", []rev{{number: 1, id: 10, tag: "a"}, {number: 2, id: 10, tag: "a", image: "evil"}}, []string{"", noteEdited}},
 		{"a rollback of an unfinished rollout", []rev{{number: 2, id: 20, tag: "b"}, {number: 3, id: 10, tag: "a", returned: 20}}, []string{"", "rollback of an unfinished rollout of revision 2 (x:b)"}},
 		{"undone later than such a rollback", []rev{{number: 2, id: 20, tag: "b"}, {number: 4, id: 30, tag: "c"}, {number: 5, id: 10, tag: "a", returned: 20}}, []string{"", "", noteUndone}},
+		{"an edit was undone", []rev{{number: 2, id: 10, tag: "a", image: "evil", made: 2}, {number: 3, id: 10, tag: "a", made: 1}}, []string{noteEdited, noteUndone}},
 		{"not ours", []rev{{number: 1, id: 0, tag: "a"}}, []string{noteForeign}},
 	}
 	for _, tt := range tests {
@@ -179,5 +182,33 @@ func TestNextID(t *testing.T) {
 	ahead := releaseOf(rev{number: 1, id: now.UnixMicro() + 50, tag: "a"}, rev{number: 2, id: 3, tag: "b"})
 	if id := ahead.nextID(now); id != now.UnixMicro()+51 {
 		t.Errorf("id %d is not the largest", id)
+	}
+}
+
+// An edit that was undone is no edit: Kubernetes renumbers the revision that came
+// back, and keeps when it was made.
+func TestEdited(t *testing.T) {
+	original, edit := rev{number: 1, id: 10, tag: "a", made: 1}, rev{number: 2, id: 10, tag: "a", image: "evil", made: 2}
+	renumbered := original
+	renumbered.number = 3
+	for name, tt := range map[string]struct {
+		revs []rev
+		want bool
+	}{
+		"as it was made": {[]rev{original}, false},
+		"edited":         {[]rev{original, edit}, true},
+		"undone":         {[]rev{edit, renumbered}, false},
+		"restarted":      {[]rev{original, {number: 2, id: 10, tag: "a", restarted: "now", made: 2}}, false},
+	} {
+		if got := releaseOf(tt.revs...).edited(); got != tt.want {
+			t.Errorf("%s: edited %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+// Whoever edits a release may take all annotations of its template away.
+func TestStampOfNothing(t *testing.T) {
+	if a := stamp(nil, 7, time.Unix(0, 0), "alice", "rollback", "1"); a[annotationID] != "7" || a[annotationUser] != "alice" {
+		t.Errorf("annotations %v", a)
 	}
 }

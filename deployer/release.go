@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -61,7 +60,8 @@ func readMove(annotations map[string]string) move {
 
 // stamp returns annotations with the move that makes them a revision.
 func stamp(annotations map[string]string, id int64, at time.Time, user, reason, version string) map[string]string {
-	a := maps.Clone(annotations)
+	a := map[string]string{} // a template that somebody else wrote may have none
+	maps.Copy(a, annotations)
 	a[annotationID] = strconv.FormatInt(id, 10)
 	a[annotationTime] = at.UTC().Format(time.RFC3339)
 	a[annotationUser] = user
@@ -85,20 +85,7 @@ func (m move) pkg() string {
 	if err != nil {
 		return m.Reference
 	}
-	if m.Tag == "" {
-		return ref.Name() + "@" + shortDigest(m.Digest)
-	}
-	return ref.Name() + ":" + m.Tag
-}
-
-// shortDigest returns enough of a digest to tell it from others.
-func shortDigest(d string) string {
-	const digits = 12
-	algorithm, hex, ok := strings.Cut(d, ":")
-	if !ok || len(hex) < digits {
-		return d
-	}
-	return algorithm + ":" + hex[:digits]
+	return ref.Package()
 }
 
 // revision is one ControllerRevision of a release.
@@ -196,15 +183,25 @@ func (r *release) byHash(hash string) *revision {
 	return nil
 }
 
-// edited reports whether the template was changed outside ebpm: another
-// revision has the same id and another Pod.
-func (r *release) edited() bool {
-	for _, other := range r.revisions {
-		if other.move.ID == r.move.ID && !equality.Semantic.DeepEqual(other.template.Spec, r.ds.Spec.Template.Spec) {
-			return true
+// original returns the revision that the move id made, or nil when it is not
+// kept. Whoever edits or restarts a release outside ebpm makes further revisions
+// with its id; a number may change, the time of creation does not.
+func (r *release) original(id int64) *revision {
+	var first *revision
+	for i := range r.revisions {
+		rev := &r.revisions[i]
+		if rev.move.ID == id && (first == nil || rev.cr.CreationTimestamp.Before(&first.cr.CreationTimestamp)) {
+			first = rev
 		}
 	}
-	return false
+	return first
+}
+
+// edited reports whether the template was changed outside ebpm: its Pod is not
+// the one that its move made.
+func (r *release) edited() bool {
+	first := r.original(r.move.ID)
+	return first != nil && !equality.Semantic.DeepEqual(first.template.Spec, r.ds.Spec.Template.Spec)
 }
 
 // exclusiveWith returns a program, of the plan or of a kept revision, that
