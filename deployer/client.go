@@ -30,6 +30,8 @@ type Client struct {
 	now       func() time.Time
 	// openLog opens a container's log; tests replace it.
 	openLog func(ctx context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error)
+	// logTimeout bounds a read of a log that is not followed.
+	logTimeout time.Duration
 }
 
 // ConnectOptions say which cluster. The zero value is what kubectl would take.
@@ -80,7 +82,7 @@ func New(kube kubernetes.Interface, namespace, version string) *Client {
 	if namespace == "" {
 		namespace = DefaultNamespace
 	}
-	c := &Client{kube: kube, namespace: namespace, version: version, now: time.Now}
+	c := &Client{kube: kube, namespace: namespace, version: version, now: time.Now, logTimeout: 10 * time.Second}
 	c.openLog = func(ctx context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
 		return kube.CoreV1().Pods(namespace).GetLogs(pod, o).Stream(ctx)
 	}

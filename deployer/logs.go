@@ -52,8 +52,9 @@ type LogEntry struct {
 }
 
 // Logs gives what the instances of a release printed, of all nodes, in the order
-// of time. Without Follow it ends at the end of the logs; with it, it ends when
-// ctx does, without an error, or when the release is gone.
+// of time. Without Follow it ends at the end of the logs, and the error says
+// which could not be read; with it, that is a notice, and it ends when ctx does,
+// without an error, or when the release is gone.
 func (c *Client) Logs(ctx context.Context, name string, o LogOptions, emit func(LogEntry) error) error {
 	r, err := c.get(ctx, name)
 	if err != nil {
@@ -197,14 +198,19 @@ func (l *logs) history(ctx context.Context, pods []corev1.Pod, cursors map[strin
 		streams = append(streams, s)
 		readers.Go(func() {
 			defer close(s.entries)
-			s.err = l.readPod(ctx, &pods[i], cur, func(e LogEntry) error {
+			send := func(e LogEntry) error {
 				select {
 				case s.entries <- e:
 					return nil
 				case <-ctx.Done():
 					return ctx.Err()
 				}
-			})
+			}
+			s.err = l.readPod(ctx, &pods[i], cur, send)
+			if l.o.Follow && s.err != nil && !isDenied(s.err) && ctx.Err() == nil {
+				// It is taken up where it broke.
+				s.err = send(l.notice(&pods[i], l.c.now(), "log not readable: %v; it is tried again", s.err))
+			}
 		})
 	}
 	return merge(streams, emit)
@@ -271,7 +277,7 @@ func (l *logs) read(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOption
 			return l.notice(pod, at, "earlier lines are gone: the node's log rotation dropped them")
 		}}
 		if err := l.lines(pod, body, cur, b.add, b.attached); err != nil {
-			return err
+			return errors.Join(err, b.release())
 		}
 		return b.end()
 	}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ebpm/ebpm/manifest"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -198,6 +199,56 @@ func TestLogsFollow(t *testing.T) {
 	}
 }
 
+// A log that breaks off, or cannot be read at all, hides no other; what was read
+// of it is printed. Whoever follows is told, and it is taken up again.
+func TestLogsOfBrokenStream(t *testing.T) {
+	for _, follow := range []bool{false, true} {
+		c := newTestCluster(t, "node1", "node2", "node3")
+		c.mustDeploy(t, "1.0.0")
+		pods := c.podNames(t)
+		c.openLog = func(ctx context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+			whole := stampLine(1, attachedRecord) + stampLine(2, `{"node":"`+pod+`"}`)
+			switch {
+			case pod == pods["node1"] && !o.Follow:
+				return io.NopCloser(io.MultiReader(strings.NewReader(stampLine(0.5, `{"early":1}`)), broken{})), nil
+			case pod == pods["node2"] && !o.Follow:
+				return nil, apierrors.NewInternalError(errors.New("no route to host"))
+			case pod == pods["node1"]:
+				whole = stampLine(0.5, `{"early":1}`) + whole
+			}
+			return io.NopCloser(strings.NewReader(whole)), nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		want := []string{`{"early":1}`, `{"node":"` + pods["node3"] + `"}`}
+		if follow {
+			want = append(want, `{"node":"`+pods["node1"]+`"}`, `{"node":"`+pods["node2"]+`"}`)
+		}
+		var events, notices []string
+		err := c.Logs(ctx, "opensnoop", LogOptions{Follow: follow}, func(e LogEntry) error {
+			if e.Event == nil {
+				notices = append(notices, e.Node+": "+e.Notice)
+			} else if events = append(events, string(e.Event)); follow && len(events) == len(want) {
+				cancel()
+			}
+			return nil
+		})
+		slices.Sort(events)
+		slices.Sort(want)
+		if !slices.Equal(events, want) {
+			t.Errorf("follow %v: events %q, want %q", follow, events, want)
+		}
+		if follow {
+			slices.Sort(notices)
+			if err != nil || len(notices) != 2 || !strings.Contains(notices[0], "node1: log not readable: ") || !strings.Contains(notices[1], "no route to host") {
+				t.Errorf("follow: error %v, notices %q", err, notices)
+			}
+		} else if err == nil || !strings.Contains(err.Error(), "connection reset") || !strings.Contains(err.Error(), "no route to host") {
+			t.Errorf("error %v", err)
+		}
+	}
+}
+
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset by peer") }
@@ -306,6 +357,47 @@ func TestStatusRecords(t *testing.T) {
 	if n := s.Nodes[1]; len(n.Programs) != 1 || n.Programs[0].Name != "on_fork" || n.Recorded != nil || !has(s.Notes, "whether events were lost is not known") {
 		t.Errorf("node2: %+v, notes %q", n, s.Notes)
 	}
+}
+
+// A kubelet that refuses, one that answers nothing, and one that breaks off do not
+// hide what the others say.
+func TestStatusOfUnreachableNodes(t *testing.T) {
+	c := newTestCluster(t, "node1", "node2", "node3", "node4")
+	c.mustDeploy(t, "1.0.0")
+	c.logTimeout = time.Second / 4
+	pods := c.podNames(t)
+	c.openLog = func(ctx context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+		switch pod {
+		case pods["node1"]:
+			return nil, apierrors.NewInternalError(errors.New("dial tcp: no route to host"))
+		case pods["node2"]:
+			<-ctx.Done()
+			return nil, ctx.Err()
+		case pods["node3"]:
+			if o.SinceSeconds != nil {
+				return io.NopCloser(broken{}), nil
+			}
+		}
+		return io.NopCloser(strings.NewReader(attachedRecord + "\n")), nil
+	}
+	s, err := c.Status(t.Context(), "opensnoop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"no route to host", "no answer for 250ms", "connection reset"} {
+		n := s.Nodes[i]
+		if !strings.HasPrefix(n.Note, "log not readable: ") || !strings.Contains(n.Note, want) || n.Recorded != nil || len(n.Programs) != 1 || !has(s.Notes, n.Pod+" on "+n.Node+": "+n.Note) {
+			t.Errorf("%s: %+v, notes %q", n.Node, n, s.Notes)
+		}
+	}
+	if n := s.Nodes[3]; n.Recorded == nil || n.Note != "" || s.Ready != 4 || has(s.Notes, "log rotation") {
+		t.Errorf("node4: %+v, notes %q", n, s.Notes)
+	}
+	c.openLog = func(context.Context, string, *corev1.PodLogOptions) (io.ReadCloser, error) {
+		return nil, apierrors.NewForbidden(podsResource.GroupResource(), "", errors.New("bob cannot get resource"))
+	}
+	_, err = c.Status(t.Context(), "opensnoop")
+	wantKind(t, err, manifest.KindPrecondition, "the right to get pods/log")
 }
 
 func FuzzLogLines(f *testing.F) {

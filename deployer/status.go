@@ -4,6 +4,7 @@ package deployer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,11 +73,13 @@ type InstanceStatus struct {
 	Instance
 	Kernel   string                   `json:"kernel,omitempty"`
 	Programs []manifest.ProgramStatus `json:"programs,omitempty"`
-	// Recorded is the time of the last status record that the node still has,
-	// nil where its log rotation dropped all: then Programs are those of the
-	// package, since an attached instance attached every one, and what was lost
-	// is not known.
+	// Recorded is the time of the last status record. It is nil where the log
+	// could not be read, or the node's log rotation dropped all of them: then
+	// Programs are those of the package, since an attached instance attached
+	// every one, and what was lost is not known.
 	Recorded *time.Time `json:"recorded,omitempty"`
+	// Note says why the log could not be read.
+	Note string `json:"note,omitempty"`
 	// Lost and Malformed count events since the start of the runner, by map.
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 	Malformed map[string]uint64 `json:"malformed,omitempty"`
@@ -192,7 +195,9 @@ func summaryOf(r *release, pods []corev1.Pod, nodes []Node) Summary {
 	return s
 }
 
-// Status returns a release and what each instance last said of itself.
+// Status returns a release and what each instance last said of itself. A log
+// that cannot be read, as where a node is down, is a note; that reading logs is
+// not allowed is an error.
 func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 	r, err := c.get(ctx, name)
 	if err != nil {
@@ -214,20 +219,36 @@ func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 	}
 	s.Notes = notesOf(r, s.Summary)
 	s.Nodes = make([]InstanceStatus, len(s.Instances))
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, in := range s.Instances {
 		s.Nodes[i].Instance = in
 		if in.Since == nil {
 			continue
 		}
-		g.Go(func() error { return c.readStatus(ctx, &s.Nodes[i]) })
+		g.Go(func() error {
+			err := c.readStatus(gctx, &s.Nodes[i])
+			switch {
+			case err == nil:
+				return nil
+			case isDenied(err):
+				return c.failed("get", "pods/log", in.Pod, err)
+			case gctx.Err() != nil:
+				return context.Cause(gctx)
+			}
+			s.Nodes[i].Recorded = nil // half of the records say nothing of losses
+			s.Nodes[i].Note = fmt.Sprintf("log not readable: %v", err)
+			return nil
+		})
 	}
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
 	for i := range s.Nodes {
 		in := &s.Nodes[i]
+		if in.Note != "" {
+			s.Notes = append(s.Notes, fmt.Sprintf("%s on %s: %s.", in.Pod, in.Node, in.Note))
+		}
 		if in.State != StateAttached || in.Recorded != nil {
 			continue
 		}
@@ -235,6 +256,9 @@ func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 			if rev.number == in.Revision {
 				in.Programs = rev.move.Programs
 			}
+		}
+		if in.Note != "" {
+			continue
 		}
 		s.Notes = append(s.Notes, fmt.Sprintf("The log of %s on %s begins after its last status record (the node's log rotation dropped it): whether events were lost is not known.", in.Pod, in.Node))
 	}
@@ -285,17 +309,20 @@ func sortedKeys[V any](m map[string]V) []string {
 // readStatus reads the status records of an instance from its log: the first at
 // its start, and those of the last half minute, in which one that loses events
 // says so. Between them are the events, of which there may be any number, so
-// neither end is read beyond a bound.
+// neither end is read beyond a bound, nor waited for: a kubelet that is gone
+// answers nothing.
 func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
 	const headBytes, recentSeconds, recentBytes = 64 << 10, 30, 32 << 20
 	read := func(o corev1.PodLogOptions) error {
 		o.Container = containerRun
-		body, err := c.openLog(ctx, in.Pod, &o)
+		timed, stop := context.WithTimeoutCause(ctx, c.logTimeout, fmt.Errorf("no answer for %s", c.logTimeout))
+		defer stop()
+		body, err := c.openLog(timed, in.Pod, &o)
 		if err != nil {
 			if gone(err) {
 				return nil // it ended since it was listed
 			}
-			return c.failed("get", "pods/log", in.Pod, err)
+			return cmp.Or(context.Cause(timed), err)
 		}
 		defer func() { _ = body.Close() }() // it was only read
 		lines := newLineReader(body)
@@ -305,7 +332,7 @@ func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
 				return nil
 			}
 			if err != nil {
-				return fmt.Errorf("read log of Pod %s: %w", in.Pod, err)
+				return cmp.Or(context.Cause(timed), err)
 			}
 			if !bytes.HasPrefix(line, statusPrefix) {
 				continue
