@@ -38,7 +38,7 @@ const (
 
 // Registry is where sources wait and packages arrive; *registry.Client is one.
 type Registry interface {
-	PushSource(ctx context.Context, to manifest.Reference, tar []byte) (manifest.Reference, error)
+	PushSource(ctx context.Context, to manifest.Reference, tar []byte, build string) (manifest.Reference, error)
 	Resolve(ctx context.Context, ref manifest.Reference) (manifest.Reference, error)
 	Delete(ctx context.Context, ref manifest.Reference) error
 }
@@ -119,7 +119,7 @@ func (k *Kubernetes) Build(ctx context.Context, s *Source, o Options) (manifest.
 	}
 	repository := o.Ref
 	repository.Tag = ""
-	source, err := k.Registry.PushSource(ctx, repository, tar)
+	source, err := k.Registry.PushSource(ctx, repository, tar, rand.Text())
 	if err != nil {
 		return none, fmt.Errorf("build %s: push source: %w", s.Spec.Name, err)
 	}
@@ -309,20 +309,9 @@ func (b *build) cleanup(ctx context.Context, failed bool) error {
 	return errors.Join(left...)
 }
 
-// deleteSource deletes the source that waited, unless another build waits for the
-// same.
+// deleteSource deletes the source that waited. No other build waits for this
+// manifest: each has one of its own.
 func (b *build) deleteSource(ctx context.Context) error {
-	if b.job != nil {
-		jobs, err := b.jobs(ctx)
-		if err != nil {
-			return err
-		}
-		for _, job := range jobs {
-			if job.Annotations[sourceAnnotation] == b.ref.Pinned().String() && job.UID != b.job.UID {
-				return nil
-			}
-		}
-	}
 	err := b.Registry.Delete(ctx, b.ref)
 	if errors.Is(err, registry.ErrUnsupported) || manifest.KindOf(err) == manifest.KindNotFound {
 		return nil

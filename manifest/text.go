@@ -15,7 +15,7 @@ import (
 // move cursors. What [TerminalUnsafe] reports is escaped as Go does; lines and
 // tabs are kept where keepLines is true.
 func TerminalText(s string, keepLines bool) string {
-	unsafe := func(r rune) bool { return TerminalUnsafe(r) && !(keepLines && (r == '\n' || r == '\t')) }
+	unsafe := func(r rune) bool { return TerminalUnsafe(r) && (!keepLines || r != '\n' && r != '\t') }
 	if utf8.ValidString(s) && !strings.ContainsFunc(s, unsafe) {
 		return s
 	}

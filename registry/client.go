@@ -120,7 +120,7 @@ func loadCA(file string) (*x509.CertPool, error) {
 		return nil, err
 	}
 	defer f.Close()
-	pem, err := readBounded(f, maxCASize)
+	pem, err := manifest.ReadBounded(f, maxCASize)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}

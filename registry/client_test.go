@@ -105,6 +105,9 @@ func TestPushFetch(t *testing.T) {
 			if got, err := c.Resolve(ctx, ref.WithTag("stable")); err != nil || got.Digest != a.Digest {
 				t.Errorf("new tag: %s, %v", got, err)
 			}
+			for _, bad := range []string{"", "-x", "a/b", "x:1.0", "a b", ref.String()} {
+				wantKind(t, c.Tag(ctx, ref, bad), manifest.KindUsage, "is not a tag", "only the tag")
+			}
 			tags, err := c.Tags(ctx, ref)
 			if err != nil || !slices.Equal(tags, []string{"1.0.0", "stable"}) {
 				t.Errorf("tags %q, %v", tags, err)
@@ -135,6 +138,31 @@ func TestCopy(t *testing.T) {
 				wantChild(t, p, err, testChild(arm64, "1.0.0"))
 			})
 		}
+	}
+}
+
+// What is not there is said in one line that names it once.
+func TestNotFoundIsSaidOnce(t *testing.T) {
+	for _, r := range registries {
+		t.Run(r.name, func(t *testing.T) {
+			host := serve(t, r.new(t))
+			store, err := OpenStore(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, _ := newClient(t, Options{Store: store})
+			ref := parse(t, host+"/x:1.0")
+			_, err = c.PullToStore(t.Context(), ref)
+			wantKind(t, err, manifest.KindNotFound)
+			want := "pull " + ref.String() + ": registry " + host + " does not have it"
+			if err.Error() != want || strings.Contains(manifest.AdviceOf(err), ref.String()) {
+				t.Errorf("error %q with the advice %q, want %q", err, manifest.AdviceOf(err), want)
+			}
+			_, err = c.Tags(t.Context(), ref)
+			if want := "list tags of " + host + "/x: registry " + host + " does not have it"; err != nil && err.Error() != want {
+				t.Errorf("error %q, want %q", err, want)
+			}
+		})
 	}
 }
 
@@ -192,7 +220,7 @@ func TestSource(t *testing.T) {
 			c, _ := newClient(t, Options{})
 			repo := parse(t, serve(t, r.new(t))+"/opensnoop")
 			tar := testChild(amd64, "1.0.0").Source
-			pinned, err := c.PushSource(t.Context(), repo.WithTag("ignored"), tar)
+			pinned, err := c.PushSource(t.Context(), repo.WithTag("ignored"), tar, "one")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -220,8 +248,16 @@ func TestSource(t *testing.T) {
 				t.Errorf("fetched %q, %v", got, err)
 			}
 
+			// Another build of the same source has the same blob, and keeps it.
+			other, err := c.PushSource(t.Context(), repo, tar, "other")
+			if err != nil || other == pinned {
+				t.Fatalf("pushed for another build as %s, %v", other, err)
+			}
 			if err := c.Delete(t.Context(), pinned); err != nil {
 				t.Fatal(err)
+			}
+			if got, err := c.FetchSource(t.Context(), other); err != nil || string(got) != string(tar) {
+				t.Errorf("the other build's source after the delete: %q, %v", got, err)
 			}
 			if _, err := c.FetchSource(t.Context(), pinned); manifest.KindOf(err) != manifest.KindNotFound {
 				t.Errorf("after delete: %v", err)
@@ -233,15 +269,18 @@ func TestSource(t *testing.T) {
 		})
 	}
 	c, _ := newClient(t, Options{})
-	if _, err := c.PushSource(t.Context(), parse(t, "localhost:1/x"), nil); err == nil {
+	if _, err := c.PushSource(t.Context(), parse(t, "localhost:1/x"), nil, "id"); err == nil {
 		t.Error("an empty source was pushed")
+	}
+	if _, err := c.PushSource(t.Context(), parse(t, "localhost:1/x"), []byte("tar"), ""); err == nil {
+		t.Error("a source without a build was pushed")
 	}
 }
 
 func TestDeleteUnsupported(t *testing.T) {
 	c, _ := newClient(t, Options{})
 	host := serve(t, newDistribution(t, func(config *configuration.Configuration) { delete(config.Storage, "delete") }))
-	pinned, err := c.PushSource(t.Context(), parse(t, host+"/x"), []byte("tar"))
+	pinned, err := c.PushSource(t.Context(), parse(t, host+"/x"), []byte("tar"), "id")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -95,9 +95,14 @@ func (c *Client) Copy(ctx context.Context, from, to manifest.Reference) (manifes
 	return pinned, explain(fmt.Sprintf("copy %s to", from), to, done(err))
 }
 
-// Tag gives what a reference names one more tag.
+// Tag gives what a reference names one more tag. A word that cannot be a tag is
+// an error of [manifest.KindUsage].
 func (c *Client) Tag(ctx context.Context, ref manifest.Reference, tag string) error {
 	ref = withDefaultTag(ref)
+	if !manifest.IsTag(tag) {
+		return manifest.WithKind(manifest.KindUsage, fmt.Errorf("tag %s: %q is not a tag", ref, tag),
+			"Give only the tag, without the name: at most 128 letters, digits, dots, dashes and underscores, the first of them no dot or dash.")
+	}
 	source, done, r, err := c.lookup(ctx, ref)
 	if err != nil {
 		return explain("tag", ref, err)

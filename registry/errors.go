@@ -129,7 +129,7 @@ func diagnose(ref manifest.Reference, err error) error {
 		case code == http.StatusUnauthorized || code == http.StatusForbidden:
 			return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s denies access: %w", host, err), login)
 		case code == http.StatusNotFound:
-			return manifest.WithKind(manifest.KindNotFound, fmt.Errorf("not in registry %s: %w", host, err), notFoundAdvice(ref))
+			return manifest.WithKind(manifest.KindNotFound, &absentError{host, err}, notFoundAdvice(ref))
 		case code == http.StatusTooManyRequests:
 			return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s asks for fewer requests: %w", host, err), "Try again later.")
 		case code >= 500:
@@ -138,7 +138,7 @@ func diagnose(ref manifest.Reference, err error) error {
 		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s refuses: %w", host, err), "")
 	}
 	if errors.Is(err, errdef.ErrNotFound) {
-		return manifest.WithKind(manifest.KindNotFound, fmt.Errorf("registry %s does not have it: %w", host, err), notFoundAdvice(ref))
+		return manifest.WithKind(manifest.KindNotFound, &absentError{host, err}, notFoundAdvice(ref))
 	}
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return manifest.WithKind(manifest.KindFailure, fmt.Errorf("registry %s speaks plain HTTP, not HTTPS", host),
@@ -161,9 +161,20 @@ func diagnose(ref manifest.Reference, err error) error {
 	return manifest.WithKind(manifest.KindFailure, err, "")
 }
 
+// absentError says that a registry does not have what was asked for, which those
+// who add to the error name. That of oras-go and of the registry would name it
+// again.
+type absentError struct {
+	host string
+	err  error
+}
+
+func (e *absentError) Error() string { return fmt.Sprintf("registry %s does not have it", e.host) }
+func (e *absentError) Unwrap() error { return e.err }
+
 func notFoundAdvice(ref manifest.Reference) string {
 	if ref.Tag == "" {
 		return "Check the repository and the digest."
 	}
-	return fmt.Sprintf("Check the name and the tag, or push it first: `ebpm push %s`.", ref)
+	return "Check the name and the tag, or push it first with `ebpm push`."
 }

@@ -32,8 +32,9 @@ type Pulled struct {
 // Fetch reads the package for a platform. It takes from the client's store what
 // that has, by digest, and puts into it what it had to read. A reference with
 // the digest of a package that the store has is fetched without the registry,
-// unless it has a tag that the store does not know to name that digest. A store
-// that cannot be used is said by Options.Warn, and passed by.
+// unless it has a tag that the store does not know to name that digest: then the
+// registry is asked by the tag, and a tag that has moved since is refused. A
+// caller who resolved the tag itself passes ref.Pinned(). A store that cannot be used is said by Options.Warn, and passed by.
 //
 // Its errors are of [manifest.KindNotFound] where the package or the platform is
 // not there, and of [manifest.KindUnverified] where its bytes are wrong.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -73,16 +74,14 @@ func agree(ref manifest.Reference, d digest.Digest) error {
 			ref.WithTag(ref.Tag), ref.Pinned()))
 }
 
-// readBounded reads all of r, at most limit bytes.
+// readBounded reads all of r, at most limit bytes; more are bytes that nobody
+// should have sent.
 func readBounded(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
+	data, err := manifest.ReadBounded(r, limit)
+	if errors.Is(err, manifest.ErrTooLarge) {
+		return nil, unverified(err)
 	}
-	if int64(len(data)) > limit {
-		return nil, unverified(fmt.Errorf("more bytes than are allowed: over %d", limit))
-	}
-	return data, nil
+	return data, err
 }
 
 // readVerified reads content and verifies it against its descriptor.

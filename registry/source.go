@@ -4,6 +4,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -12,9 +13,18 @@ import (
 	"oras.land/oras-go/v2/content"
 )
 
+// buildAnnotation has the id of the build that a source waits for.
+const buildAnnotation = "io.ebpm.build"
+
 // packSource makes the artifact of a source that waits for its build. Its layer
 // is the one that the package will hold, so that the registry keeps it once.
-func packSource(tar []byte) (*Artifact, error) {
+//
+// The manifest has the id of the build: two builds of the same source have a
+// manifest each, and the first to end deletes its own.
+func packSource(tar []byte, build string) (*Artifact, error) {
+	if build == "" {
+		return nil, errors.New("the build has no id")
+	}
 	if n := len(tar); n == 0 || n > manifest.MaxSourceSize {
 		return nil, fmt.Errorf("the source has %d bytes, wanted 1 to %d", n, manifest.MaxSourceSize)
 	}
@@ -26,6 +36,7 @@ func packSource(tar []byte) (*Artifact, error) {
 		ArtifactType: manifest.SourceArtifactType,
 		Config:       empty,
 		Layers:       []ocispec.Descriptor{a.addFile(manifest.SourceMediaType, manifest.SourceFile, tar)},
+		Annotations:  map[string]string{buildAnnotation: build},
 	})
 	if err != nil {
 		return nil, err
@@ -36,9 +47,10 @@ func packSource(tar []byte) (*Artifact, error) {
 }
 
 // PushSource pushes a source (source.tar) to a repository, without a tag, and
-// returns its reference by digest.
-func (c *Client) PushSource(ctx context.Context, to manifest.Reference, tar []byte) (manifest.Reference, error) {
-	a, err := packSource(tar)
+// returns its reference by digest. build is the id of the build that it waits for:
+// with ids of their own, builds of the same source share its blob and nothing else.
+func (c *Client) PushSource(ctx context.Context, to manifest.Reference, tar []byte, build string) (manifest.Reference, error) {
+	a, err := packSource(tar, build)
 	if err != nil {
 		return to, explain("push source to", to, err)
 	}
