@@ -248,10 +248,15 @@ func (k *Kubernetes) compile(s *Source, o Options) corev1.Container {
 }
 
 func container(name, image string, command []string, memory string) corev1.Container {
+	words := make([]string, len(command))
+	for i, word := range command {
+		// Kubernetes would take $(NAME) of a file's name for a variable.
+		words[i] = strings.ReplaceAll(word, "$", "$$")
+	}
 	return corev1.Container{
 		Name:    name,
 		Image:   image,
-		Command: command,
+		Command: words,
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{
 				corev1.ResourceCPU:    resource.MustParse("100m"),

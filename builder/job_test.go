@@ -23,11 +23,12 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
+var opensnoop = &Source{Dir: "examples/opensnoop", File: "opensnoop.bpf.c", Header: "opensnoop.h", Spec: &manifest.Spec{Name: "opensnoop"}}
+
 var update = flag.Bool("update", false, "write the golden files")
 
-func planned(t *testing.T, k *Kubernetes) *Objects {
+func planned(t *testing.T, k *Kubernetes, s *Source) *Objects {
 	t.Helper()
-	s := &Source{Dir: "examples/opensnoop", File: "opensnoop.bpf.c", Header: "opensnoop.h", Spec: &manifest.Spec{Name: "opensnoop"}}
 	o := Options{Ref: reference(t, "10.77.0.1:5000/opensnoop:1.0.0"), Created: time.Unix(1700000000, 0)}
 	source := reference(t, "10.77.0.1:5000/opensnoop@"+digest.FromString("source").String())
 	objects, err := k.Plan(s, o, source, "abcde")
@@ -38,17 +39,23 @@ func planned(t *testing.T, k *Kubernetes) *Objects {
 }
 
 func TestPlanGolden(t *testing.T) {
-	for name, k := range map[string]*Kubernetes{
-		"anonymous": {
-			Image: "10.77.0.1:5000/ebpm@sha256:1", EccImage: "10.77.0.1:5000/ebpm-builder@sha256:2", PlainHTTP: true,
-		},
-		"credentials": {
+	anonymous := &Kubernetes{
+		Image: "10.77.0.1:5000/ebpm@sha256:1", EccImage: "10.77.0.1:5000/ebpm-builder@sha256:2", PlainHTTP: true,
+	}
+	for name, tt := range map[string]struct {
+		k *Kubernetes
+		s *Source
+	}{
+		"anonymous": {anonymous, opensnoop},
+		// Kubernetes gives the compiler the names as they are.
+		"dollars": {anonymous, &Source{Dir: ".", File: "$(HOME)/a$$b.bpf.c", Header: "$(HOME)/$.h", Spec: &manifest.Spec{Name: "a"}}},
+		"credentials": {&Kubernetes{
 			Namespace: "builds", Image: "10.77.0.1:5000/ebpm@sha256:1", EccImage: "elsewhere.example/ecc:latest",
 			CA: []byte("-----BEGIN CERTIFICATE-----\n"), DockerConfig: []byte(`{"auths":{}}`), Timeout: time.Minute,
-		},
+		}, opensnoop},
 	} {
 		t.Run(name, func(t *testing.T) {
-			objects := planned(t, k)
+			objects := planned(t, tt.k, tt.s)
 			var got bytes.Buffer
 			all := []any{objects.Job, objects.ConfigMap}
 			if objects.Secret != nil {
@@ -82,7 +89,7 @@ func TestPlanGolden(t *testing.T) {
 // What a stranger's source can reach is a promise of its own, beside the golden
 // files.
 func TestCompilerGetsNoSecrets(t *testing.T) {
-	job := planned(t, &Kubernetes{Image: "i", EccImage: "10.77.0.1:5000/e", DockerConfig: []byte("{}"), CA: []byte("x")}).Job
+	job := planned(t, &Kubernetes{Image: "i", EccImage: "10.77.0.1:5000/e", DockerConfig: []byte("{}"), CA: []byte("x")}, opensnoop).Job
 	spec := job.Spec.Template.Spec
 	if spec.AutomountServiceAccountToken == nil || *spec.AutomountServiceAccountToken {
 		t.Error("the Pod has a token")
