@@ -5,7 +5,6 @@ package builder
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -96,7 +95,7 @@ func readSpec(dir string) (*manifest.Spec, error) {
 		return nil, fmt.Errorf("read source: %w", err)
 	}
 	defer f.Close()
-	data, err := readLimited(f, maxSpecSize)
+	data, err := manifest.ReadBounded(f, maxSpecSize)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
@@ -215,18 +214,6 @@ func SourceDateEpoch(value string) (time.Time, error) {
 		return time.Time{}, usage("SOURCE_DATE_EPOCH=%s: wanted a number of seconds since 1970", value)
 	}
 	return time.Unix(n, 0).UTC(), nil
-}
-
-// readLimited reads all of r and fails when that is more than limit bytes.
-func readLimited(r io.Reader, limit int64) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("larger than %d bytes", limit)
-	}
-	return data, nil
 }
 
 func usage(format string, args ...any) error {

@@ -126,7 +126,7 @@ func readFile(file string, limit int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := readLimited(f, limit)
+	data, err := manifest.ReadBounded(f, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", file, err)
 	}

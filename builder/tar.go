@@ -151,7 +151,7 @@ func (c *collector) add(name string) (found bool, err error) {
 		return false, fmt.Errorf("%s: %w", file, err)
 	}
 	defer f.Close()
-	data, err := readLimited(f, left)
+	data, err := manifest.ReadBounded(f, left)
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", file, err)
 	}
@@ -250,7 +250,7 @@ func readTar(data []byte) (map[string][]byte, error) {
 		for dir := path.Dir(h.Name); dir != "."; dir = path.Dir(dir) {
 			folders[dir] = true
 		}
-		content, err := readLimited(r, left)
+		content, err := manifest.ReadBounded(r, left)
 		if err != nil {
 			return nil, fmt.Errorf("%q: %w", h.Name, err)
 		}

@@ -37,7 +37,7 @@ var forbiddenDirectives = []string{
 // bitcode. For others the check is on what the assembler will be given, after
 // operands were put into the templates.
 func (c *compilation) checkAssembly(ctx context.Context, bitcode string, back []string) error {
-	module, err := readBounded(bitcode, maxBitcodeSize)
+	module, err := readFile(bitcode, maxBitcodeSize)
 	if err != nil {
 		return fmt.Errorf("read what %s made of %s: %w", c.Clang, c.Source, err)
 	}
@@ -172,7 +172,7 @@ func (c *compilation) findDirective(ctx context.Context, directives ...string) (
 	if _, err := run(ctx, toolEnv(), c.Clang, append(front, "-E", "-o", preprocessed)...); err != nil {
 		return c.Source, ""
 	}
-	text, err := readBounded(preprocessed, maxBitcodeSize)
+	text, err := readFile(preprocessed, maxBitcodeSize)
 	if err != nil {
 		return c.Source, ""
 	}

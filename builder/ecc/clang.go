@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -169,7 +168,7 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	if err := c.toolFailed(c.LLVMStrip, compileErr); err != nil {
 		return nil, nil, err
 	}
-	if data, err = readBounded(object, manifest.MaxObjectSize); err != nil {
+	if data, err = readFile(object, manifest.MaxObjectSize); err != nil {
 		return nil, nil, fmt.Errorf("read the object of %s: %w", c.Source, err)
 	}
 	return data, dependencies, nil
@@ -216,18 +215,16 @@ func isCompileError(err error) bool {
 	return errors.As(err, &c)
 }
 
-func readBounded(name string, limit int64) ([]byte, error) {
+// readFile reads a file of at most limit bytes.
+func readFile(name string, limit int64) ([]byte, error) {
 	file, err := os.Open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, limit+1))
+	data, err := manifest.ReadBounded(file, limit)
 	if err != nil {
-		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, fmt.Errorf("%s has more than %d bytes", filepath.Base(name), limit)
+		return nil, fmt.Errorf("%s: %w", filepath.Base(name), err)
 	}
 	return data, nil
 }

@@ -175,12 +175,9 @@ func readText(name string) ([]byte, error) {
 	} else if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s is not a file", name)
 	}
-	text, err := io.ReadAll(io.LimitReader(file, maxSourceSize+1))
+	text, err := manifest.ReadBounded(file, maxSourceSize)
 	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxSourceSize {
-		return nil, fmt.Errorf("%s has more than %d bytes", name, maxSourceSize)
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	if !utf8.Valid(text) {
 		return nil, fmt.Errorf("%s is not valid UTF-8", name)
@@ -307,7 +304,7 @@ func (c *compilation) prepareHeaders() error {
 
 // ownVmlinux puts the user's vmlinux.h in place of the embedded one.
 func (c *compilation) ownVmlinux() error {
-	text, err := readVmlinux(c.Vmlinux)
+	text, err := readFile(c.Vmlinux, maxVmlinuxSize)
 	if err != nil {
 		return fmt.Errorf("vmlinux: %w", err)
 	}
@@ -325,22 +322,6 @@ func (c *compilation) ownVmlinux() error {
 	}
 	c.build.Vmlinux, c.build.VmlinuxDigest = "file", sum.String()
 	return nil
-}
-
-func readVmlinux(name string) ([]byte, error) {
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxVmlinuxSize+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(text) > maxVmlinuxSize {
-		return nil, fmt.Errorf("%s has more than %d bytes", name, maxVmlinuxSize)
-	}
-	return text, nil
 }
 
 // write puts the results into the output folder, each in one step, the package

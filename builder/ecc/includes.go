@@ -104,7 +104,7 @@ func isBelowAny(roots []string, path string) bool {
 
 // dependenciesIn reads a file that clang's -MF wrote.
 func dependenciesIn(name string) ([]string, error) {
-	data, err := readBounded(name, maxDependencyFile)
+	data, err := readFile(name, maxDependencyFile)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func parseDependencies(rule string) []string {
 // headersIn reads a file that clang wrote because of CC_PRINT_HEADERS_FILE: one
 // line for each included file.
 func headersIn(name string) ([]string, error) {
-	data, err := readBounded(name, maxDependencyFile)
+	data, err := readFile(name, maxDependencyFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil // nothing was included, or not even clang ran
 	}
