@@ -243,6 +243,19 @@ func (c *testCluster) control(ds *appsv1.DaemonSet) error {
 	return nil
 }
 
+// down makes a node not ready.
+func (c *testCluster) down(t *testing.T, name string) {
+	t.Helper()
+	n, err := c.fake.CoreV1().Nodes().Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.Status.Conditions[0].Status = corev1.ConditionUnknown
+	if _, err := c.fake.CoreV1().Nodes().UpdateStatus(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func testPod(release, node string, template *corev1.PodTemplateSpec) *corev1.Pod {
 	pod := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{

@@ -61,9 +61,10 @@ func (c *Client) checkOwner(r *release, ref manifest.Reference) error {
 }
 
 // Deploy makes a plan true and waits for it. A plan that changes nothing writes
-// nothing. The error is a [*RolloutError], an [*Interrupted], or says what could
+// at most what nodes must know of the registry. The error is a [*RolloutError], an [*Interrupted], or says what could
 // not be written; of [manifest.KindConflict] when the release changed after the
-// plan was made. The result is not nil once something was written.
+// plan was made, of [manifest.KindPrecondition] when every node of it is down.
+// The result is not nil once the release was written.
 func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result, error) {
 	name := p.DaemonSet.Name
 	result := &Result{
@@ -76,6 +77,10 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 		result.Previous = &previous
 	}
 	if p.Action == ActionUnchanged {
+		// What this user knows of the registry may be all that instances lack.
+		if err := c.mergeNodeConfig(ctx, p.registries, result); err != nil {
+			return nil, err
+		}
 		// What was not finished, by whoever asked for it, may be waited for.
 		result.Previous = nil
 		return c.follow(ctx, p.current.move.ID, result, o)
@@ -83,7 +88,7 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 	if err := c.ensureNamespace(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.mergeNodeConfig(ctx, p.registries); err != nil {
+	if err := c.mergeNodeConfig(ctx, p.registries, result); err != nil {
 		return nil, err
 	}
 	user := c.user(ctx)
@@ -164,9 +169,15 @@ func (c *Client) follow(ctx context.Context, id int64, result *Result, o Rollout
 	if err != nil {
 		return result, err
 	}
+	result.Desired = len(nodes)
+	if len(nodes) == 0 {
+		return result, manifest.WithKind(manifest.KindPrecondition,
+			fmt.Errorf("release %s: no node that it is to run on is up, so it was not seen to run; it starts where one comes up", result.Name),
+			"ebpm status "+result.Name+" shows it; ebpm delete "+result.Name+" takes it away again.")
+	}
 	v, err := c.wait(ctx, result.Name, id, nodes, o)
 	result.Seconds = c.now().Sub(start).Seconds()
-	result.Nodes, result.Attached, result.Desired = v.results(), v.attached(), len(nodes)
+	result.Nodes, result.Attached = v.results(), v.attached()
 	if e := asRollout(err); e != nil {
 		// The causes that events gave are in the error only.
 		for _, failed := range e.Nodes {
@@ -218,7 +229,7 @@ func (c *Client) recordOutcome(ctx context.Context, id int64, result *Result, re
 	if cur.outcome != nil && cur.outcome.Ready {
 		return
 	}
-	o := Outcome{Ready: ready, Attached: result.Attached, Desired: result.Desired, Time: c.now().UTC().Truncate(time.Second), Causes: causes(result.Nodes)}
+	o := Outcome{Ready: ready && result.Desired > 0, Attached: result.Attached, Desired: result.Desired, Time: c.now().UTC().Truncate(time.Second), Causes: causes(result.Nodes)}
 	if err := c.annotate(ctx, cur.cr, annotationOutcome, o); err != nil {
 		result.Notes = append(result.Notes, fmt.Sprintf("The outcome was not recorded: %v", err))
 	}

@@ -294,6 +294,43 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// What a user knows of the registry reaches nodes also where the release is as it
+// was: it may be all that its instances lack.
+func TestUnchangedDeployTellsNodes(t *testing.T) {
+	c := newTestCluster(t, "node1")
+	c.mustDeploy(t, "1.0.0")
+	plain := func(o *DeployOptions) { o.Registries.PlainHTTP = []string{"registry.example"} }
+	r := c.mustDeploy(t, "1.0.0", plain)
+	if r.Action != ActionUnchanged || !has(r.Notes, "registry.example by plain HTTP") {
+		t.Errorf("result %+v", r)
+	}
+	known, err := c.fake.CoreV1().ConfigMaps("ebpm").Get(t.Context(), NodeConfigMap, metav1.GetOptions{})
+	if err != nil || !strings.Contains(known.Data[nodeConfigKey], "registry.example") {
+		t.Errorf("ConfigMap %v, %v", known, err)
+	}
+	if r := c.mustDeploy(t, "1.0.0", plain); len(r.Notes) != 0 {
+		t.Errorf("notes although nothing was written: %q", r.Notes)
+	}
+}
+
+// Where no node is up there is nothing to wait for, and nothing was seen.
+func TestDeployOntoNodesThatAreDown(t *testing.T) {
+	c := newTestCluster(t, "node1")
+	c.down(t, "node1")
+	c.behave = func(string, *corev1.PodTemplateSpec) *corev1.ContainerStatus {
+		return &corev1.ContainerStatus{State: waiting("ContainerCreating", "")}
+	}
+	result, err := c.deploy(t, "1.0.0")
+	wantKind(t, err, manifest.KindPrecondition, "no node that it is to run on is up", "starts where one comes up")
+	if result == nil || result.Desired != 0 {
+		t.Errorf("result %+v", result)
+	}
+	history, err := c.History(t.Context(), "opensnoop")
+	if err != nil || len(history) != 1 || history[0].Outcome != nil {
+		t.Errorf("history %+v, %v", history, err)
+	}
+}
+
 func TestTimeout(t *testing.T) {
 	c := newTestCluster(t, "node1")
 	c.behave = func(string, *corev1.PodTemplateSpec) *corev1.ContainerStatus {

@@ -111,6 +111,7 @@ func TestChooseRollback(t *testing.T) {
 		name string
 		revs []rev
 		pods map[string]int64 // number of a node's revision
+		down string           // a node
 		to   string
 		want int64
 		kind manifest.Kind
@@ -133,18 +134,26 @@ func TestChooseRollback(t *testing.T) {
 		{name: "nothing earlier", revs: []rev{{number: 1, id: 1, tag: "a", outcome: "ready"}}, kind: manifest.KindNotFound},
 		{name: "unfinished: what nodes still run", revs: usual, pods: map[string]int64{"node1": 5, "node2": 4}, want: 4, back: true},
 		{name: "unfinished, another is named", revs: usual, pods: map[string]int64{"node1": 5, "node2": 4}, to: "1", want: 1},
+		{name: "what a dead node ran last does not count", revs: usual, pods: map[string]int64{"node1": 5, "node2": 4}, down: "node2", want: 2},
+		{name: "nor what runs on no target", revs: usual, pods: map[string]int64{"node1": 5, "elsewhere": 4}, want: 2},
 		{name: "unfinished twice: what most run", revs: usual, pods: map[string]int64{"node1": 5, "node2": 2, "node3": 2, "node4": 4}, want: 2, back: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var pods []corev1.Pod
+			var nodes []Node
 			for node, number := range tt.pods {
+				if node != "elsewhere" {
+					n := testNode(node)
+					n.Ready = node != tt.down
+					nodes = append(nodes, n)
+				}
 				p := corev1.Pod{Spec: corev1.PodSpec{NodeName: node}}
 				p.Labels = map[string]string{appsv1.DefaultDaemonSetUniqueLabelKey: fmt.Sprint("h", number)}
 				setRunner(&p, nil)
 				pods = append(pods, p)
 			}
-			p, err := planRollback(releaseOf(tt.revs...), pods, nil, tt.to)
+			p, err := planRollback(releaseOf(tt.revs...), pods, nodes, tt.to)
 			if tt.kind != 0 {
 				wantKind(t, err, tt.kind)
 				return

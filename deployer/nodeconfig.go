@@ -4,11 +4,11 @@ package deployer
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
 	corev1 "k8s.io/api/core/v1"
@@ -41,58 +41,84 @@ func (c NodeConfig) empty() bool { return len(c.PlainHTTP) == 0 && len(c.CAs) ==
 
 const nodeConfigKey = "config.yaml"
 
-// merge adds c to the data of the ConfigMap and removes nothing: other
-// releases, and keys that this ebpm does not know, need theirs.
-func (c NodeConfig) merge(data map[string]string) (map[string]string, error) {
-	merged := maps.Clone(data)
-	if merged == nil {
+// merge adds c to the data of the ConfigMap and says what it changed. It removes
+// nothing, since other releases, and keys that this ebpm does not know, need
+// theirs, but for one: a registry with a CA is reached by TLS.
+func (c NodeConfig) merge(data map[string]string) (merged map[string]string, notes []string, err error) {
+	if merged = maps.Clone(data); merged == nil {
 		merged = map[string]string{}
 	}
 	config := map[string]any{}
 	if err := yaml.Unmarshal([]byte(merged[nodeConfigKey]), &config); err != nil {
-		return nil, fmt.Errorf("%s: %w", nodeConfigKey, err)
+		return nil, nil, fmt.Errorf("%s: %w", nodeConfigKey, err)
 	}
 	if config == nil {
 		config = map[string]any{}
 	}
-	if len(c.PlainHTTP) > 0 {
-		var hosts []string
-		switch known := config["plainHTTP"].(type) {
-		case nil:
-		case []any:
-			for _, h := range known {
-				hosts = append(hosts, fmt.Sprint(h))
-			}
-		default:
-			return nil, fmt.Errorf("%s: plainHTTP is not a list", nodeConfigKey)
+	var plain []string
+	switch known := config["plainHTTP"].(type) {
+	case nil:
+	case []any:
+		for _, h := range known {
+			plain = append(plain, fmt.Sprint(h))
 		}
-		hosts = append(hosts, c.PlainHTTP...)
-		slices.Sort(hosts)
-		config["plainHTTP"] = slices.Compact(hosts)
+	default:
+		return nil, nil, fmt.Errorf("%s: plainHTTP is not a list", nodeConfigKey)
 	}
-	for registry, pem := range c.CAs {
-		files, ok := config["ca"].(map[string]any)
-		if !ok {
-			if config["ca"] != nil {
-				return nil, fmt.Errorf("%s: ca is not a map", nodeConfigKey)
-			}
-			files = map[string]any{}
+	for _, registry := range c.PlainHTTP {
+		if _, ok := c.CAs[registry]; !ok && !slices.Contains(plain, registry) {
+			plain = append(plain, registry)
+			notes = append(notes, fmt.Sprintf("Nodes are told to reach registry %s by plain HTTP.", registry))
 		}
-		// A key of a ConfigMap has no colon.
-		key := "ca-" + strings.ReplaceAll(registry, ":", "-") + ".pem"
-		files[registry] = pathNodeConfig + "/" + key
-		config["ca"], merged[key] = files, string(pem)
+	}
+	files, ok := config["ca"].(map[string]any)
+	if !ok {
+		if config["ca"] != nil {
+			return nil, nil, fmt.Errorf("%s: ca is not a map", nodeConfigKey)
+		}
+		files = map[string]any{}
+	}
+	for _, registry := range sortedKeys(c.CAs) {
+		key := caKey(registry)
+		file, pem := pathNodeConfig+"/"+key, string(c.CAs[registry])
+		if files[registry] != file || merged[key] != pem {
+			files[registry], merged[key] = file, pem
+			notes = append(notes, fmt.Sprintf("Nodes are given the CA of registry %s.", registry))
+		}
+		if slices.Contains(plain, registry) {
+			plain = slices.DeleteFunc(plain, func(r string) bool { return r == registry })
+			notes = append(notes, fmt.Sprintf("Nodes no longer reach registry %s by plain HTTP: it has a CA now.", registry))
+		}
+	}
+	if len(notes) == 0 {
+		return merged, nil, nil
+	}
+	slices.Sort(plain)
+	config["plainHTTP"], config["ca"] = plain, files
+	if len(plain) == 0 {
+		delete(config, "plainHTTP")
+	}
+	if len(files) == 0 {
+		delete(config, "ca")
 	}
 	b, err := yaml.Marshal(config)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", nodeConfigKey, err)
+		return nil, nil, fmt.Errorf("%s: %w", nodeConfigKey, err)
 	}
 	merged[nodeConfigKey] = string(b)
-	return merged, nil
+	return merged, notes, nil
 }
 
-// mergeNodeConfig brings what c holds into the ConfigMap of the namespace.
-func (c *Client) mergeNodeConfig(ctx context.Context, add NodeConfig) error {
+// caKey returns the key of the ConfigMap for the CA of a registry, whose name
+// may have characters that a key may not.
+func caKey(registry string) string {
+	sum := sha256.Sum256([]byte(registry))
+	return "ca-" + hex.EncodeToString(sum[:8]) + ".pem"
+}
+
+// mergeNodeConfig brings what add holds into the ConfigMap of the namespace, and
+// notes in result what it wrote.
+func (c *Client) mergeNodeConfig(ctx context.Context, add NodeConfig, result *Result) error {
 	if add.empty() {
 		return nil
 	}
@@ -108,11 +134,11 @@ func (c *Client) mergeNodeConfig(ctx context.Context, add NodeConfig) error {
 				Name: NodeConfigMap, Namespace: c.namespace, Labels: map[string]string{labelManagedBy: managedBy},
 			}}
 		}
-		data, err := add.merge(known.Data)
+		data, notes, err := add.merge(known.Data)
 		if err != nil {
 			return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("ConfigMap %s/%s: %w", c.namespace, NodeConfigMap, err), "Mend it with kubectl edit.")
 		}
-		if reflect.DeepEqual(data, known.Data) {
+		if len(notes) == 0 {
 			return nil
 		}
 		known.Data = data
@@ -130,6 +156,7 @@ func (c *Client) mergeNodeConfig(ctx context.Context, add NodeConfig) error {
 		if err != nil {
 			return c.failed(verb, "configmaps", NodeConfigMap, err)
 		}
+		result.Notes = append(result.Notes, notes...)
 		return nil
 	}
 }

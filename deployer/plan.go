@@ -228,7 +228,7 @@ func (p *Plan) checkNodes(o DeployOptions, in podInput) error {
 	if len(down) > 0 {
 		p.Notes = append(p.Notes, "Not ready now, so not waited for: "+strings.Join(down, ", ")+".")
 	}
-	if host, _, _ := strings.Cut(p.Reference.Registry, ":"); host == "localhost" || host == "127.0.0.1" || strings.HasPrefix(p.Reference.Registry, "[::1]") {
+	if p.Reference.IsLoopback() {
 		p.Notes = append(p.Notes, fmt.Sprintf("%s is each node's own address: nodes will not reach a registry on this machine by it.", p.Reference.Registry))
 	}
 	if !strings.Contains(o.Image, "@sha256:") {

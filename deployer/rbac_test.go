@@ -6,12 +6,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"maps"
 	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
@@ -157,34 +159,67 @@ func TestRBAC(t *testing.T) {
 }
 
 func TestNodeConfigMerge(t *testing.T) {
+	pem := map[string][]byte{"r:1": []byte("PEM")}
+	const file = "ca-83780627ece961fa.pem"
 	tests := []struct {
-		name string
-		data map[string]string
-		add  NodeConfig
-		want map[string]string
-		err  bool
+		name  string
+		data  map[string]string
+		add   NodeConfig
+		want  map[string]string
+		notes []string
+		err   bool
 	}{
-		{"new", nil, NodeConfig{PlainHTTP: []string{"b:5000"}}, map[string]string{"config.yaml": "plainHTTP:\n- b:5000\n"}, false},
-		{"beside others", map[string]string{"config.yaml": "mirrors:\n- x\nplainHTTP:\n- c:1\n- a:1\n", "other": "kept"}, NodeConfig{PlainHTTP: []string{"b:5000", "a:1"}}, map[string]string{"config.yaml": "mirrors:\n- x\nplainHTTP:\n- a:1\n- b:5000\n- c:1\n", "other": "kept"}, false},
-		{"a CA", nil, NodeConfig{CAs: map[string][]byte{"r.example:443": []byte("PEM")}}, map[string]string{"config.yaml": "ca:\n  r.example:443: /etc/ebpm/ca-r.example-443.pem\n", "ca-r.example-443.pem": "PEM"}, false},
-		{"not a list", map[string]string{"config.yaml": "plainHTTP: yes"}, NodeConfig{PlainHTTP: []string{"b"}}, nil, true},
-		{"not YAML", map[string]string{"config.yaml": "\t{"}, NodeConfig{PlainHTTP: []string{"b"}}, nil, true},
+		{
+			name: "new", add: NodeConfig{PlainHTTP: []string{"b:5000"}},
+			want:  map[string]string{"config.yaml": "plainHTTP:\n- b:5000\n"},
+			notes: []string{"Nodes are told to reach registry b:5000 by plain HTTP."},
+		},
+		{
+			name: "beside others", data: map[string]string{"config.yaml": "mirrors:\n- x\nplainHTTP:\n- c:1\n- a:1\n", "other": "kept"},
+			add:   NodeConfig{PlainHTTP: []string{"b:5000", "a:1"}},
+			want:  map[string]string{"config.yaml": "mirrors:\n- x\nplainHTTP:\n- a:1\n- b:5000\n- c:1\n", "other": "kept"},
+			notes: []string{"Nodes are told to reach registry b:5000 by plain HTTP."},
+		},
+		{
+			name: "known", data: map[string]string{"config.yaml": "# ours\nplainHTTP: [b, a]\n"}, add: NodeConfig{PlainHTTP: []string{"a"}},
+			want: map[string]string{"config.yaml": "# ours\nplainHTTP: [b, a]\n"},
+		},
+		{
+			name: "a CA", add: NodeConfig{CAs: pem},
+			want:  map[string]string{"config.yaml": "ca:\n  r:1: /etc/ebpm/" + file + "\n", file: "PEM"},
+			notes: []string{"Nodes are given the CA of registry r:1."},
+		},
+		{
+			name: "the same CA", data: map[string]string{"config.yaml": "ca: {\"r:1\": /etc/ebpm/" + file + "}", file: "PEM"}, add: NodeConfig{CAs: pem},
+			want: map[string]string{"config.yaml": "ca: {\"r:1\": /etc/ebpm/" + file + "}", file: "PEM"},
+		},
+		{
+			name: "a CA ends plain HTTP", data: map[string]string{"config.yaml": "plainHTTP: [\"r:1\", x]"}, add: NodeConfig{PlainHTTP: []string{"r:1"}, CAs: pem},
+			want:  map[string]string{"config.yaml": "ca:\n  r:1: /etc/ebpm/" + file + "\nplainHTTP:\n- x\n", file: "PEM"},
+			notes: []string{"Nodes are given the CA of registry r:1.", "Nodes no longer reach registry r:1 by plain HTTP: it has a CA now."},
+		},
+		{name: "not a list", data: map[string]string{"config.yaml": "plainHTTP: yes"}, add: NodeConfig{PlainHTTP: []string{"b"}}, err: true},
+		{name: "not a map", data: map[string]string{"config.yaml": "ca: [x]"}, add: NodeConfig{CAs: pem}, err: true},
+		{name: "not YAML", data: map[string]string{"config.yaml": "\t{"}, add: NodeConfig{PlainHTTP: []string{"b"}}, err: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := tt.add.merge(tt.data)
+			got, notes, err := tt.add.merge(tt.data)
 			if (err != nil) != tt.err {
 				t.Fatalf("error %v", err)
 			}
-			if len(got) != len(tt.want) {
-				t.Errorf("got %q, want %q", got, tt.want)
-			}
-			for k, v := range tt.want {
-				if got[k] != v {
-					t.Errorf("%s: got %q, want %q", k, got[k], v)
-				}
+			if !maps.Equal(got, tt.want) || !slices.Equal(notes, tt.notes) {
+				t.Errorf("got %q, notes %q; want %q, notes %q", got, notes, tt.want, tt.notes)
 			}
 		})
+	}
+	keys := map[string]bool{}
+	for _, registry := range []string{"reg:5000", "reg-5000", "[fd00::1]:5000"} {
+		key := caKey(registry)
+		if problems := validation.IsConfigMapKey(key); len(problems) > 0 || keys[key] {
+			t.Errorf("%s: key %s, %q", registry, key, problems)
+		}
+		keys[key] = true
 	}
 	all := NodeConfig{PlainHTTP: []string{"a", "b"}, CAs: map[string][]byte{"c": nil}}
 	if got := all.forRegistry("b"); !slices.Equal(got.PlainHTTP, []string{"b"}) || len(got.CAs) != 0 {

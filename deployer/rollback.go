@@ -61,7 +61,7 @@ func (c *Client) PlanRollback(ctx context.Context, name, to string) (*RollbackPl
 func planRollback(r *release, pods []corev1.Pod, nodes []Node, to string) (*RollbackPlan, error) {
 	name := r.ds.Name
 	p := &RollbackPlan{Name: name, From: r.state(), Action: ActionRolledBack, current: r}
-	still := stillRuns(r, pods)
+	still := stillRuns(r, pods, nodes)
 	if to == "" {
 		p.to = still
 		if p.to == nil {
@@ -94,12 +94,17 @@ func planRollback(r *release, pods []corev1.Pod, nodes []Node, to string) (*Roll
 
 // stillRuns returns the revision that nodes still run because the rollout away
 // from it is unfinished: of several, the one that most nodes run. It is nil
-// when no node runs another one than the current.
-func stillRuns(r *release, pods []corev1.Pod) *revision {
+// when no node runs another one than the current. What a node that is down, or
+// is no target any more, ran last says nothing of the rollout.
+func stillRuns(r *release, pods []corev1.Pod, nodes []Node) *revision {
 	current := r.current()
+	up := map[string]bool{}
+	for _, n := range matching(r.ds.Spec.Template.Spec.Affinity, nodes) {
+		up[n.Name] = n.Ready
+	}
 	count := map[*revision]int{}
 	for i := range pods {
-		if pods[i].DeletionTimestamp != nil {
+		if pods[i].DeletionTimestamp != nil || !up[nodeNameOf(&pods[i])] {
 			continue
 		}
 		rev := r.byHash(hashOf(&pods[i]))
