@@ -21,11 +21,14 @@ CTL := bin/.cluster
 build: ## build ebpm, ecc and ecli into bin/
 	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags urfave_cli_no_docs -o bin/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
 
-demo: deps build image-programs ## show the whole of ebpm on this machine and on a cluster
+# It builds the programs itself, beside the cluster.
+demo: deps ## show the whole of ebpm on this machine and on a cluster
 	go run ./e2e/demo/cmd -readme README.md
 
-images: deps image-programs ## build the two container images as OCI layouts into dist/images
-	go run ./builder/image/cmd -bin bin/image -o dist/images
+# make images PUSH=REGISTRY[/PATH] also pushes them, and prints how to use them.
+images: deps image-programs ## build the container images into dist/images; PUSH=REGISTRY pushes them
+	@go run ./builder/image/cmd -bin bin/image -o dist/images $(if $(PUSH),-push $(PUSH)) | \
+	  sed -e 's/^ebpm /$(if $(PUSH),export EBPM_IMAGE=,ebpm )/' -e 's/^ebpm-builder /$(if $(PUSH),export EBPM_BUILDER_IMAGE=,ebpm-builder )/'
 
 # The ebpm of the image is built without the commands for clusters.
 image-programs:
@@ -67,12 +70,12 @@ $(GOLANGCI):
 	mv $(@D)/build-$(GOLANGCI_VERSION)/golangci-lint $@
 	rmdir $(@D)/build-$(GOLANGCI_VERSION)
 
-test: deps build image-programs ## every test, those on the real cluster included
+test: deps build ## every test, those on the real cluster included
 	go run ./e2e/report -skips e2e/skips.txt -- -race -timeout 20m ./...
 	$(MAKE) e2e
 
 e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
-	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 40m ./e2e
+	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./builder/image
 
 bench: deps build image-programs ## print the figures that the documentation quotes
 	go run ./e2e/bench

@@ -259,7 +259,7 @@ func TestInterruptDeploy(t *testing.T) {
 func TestArguments(t *testing.T) {
 	cleanup(t, "args")
 	push(t, "examples/opensnoop", "args:1.0.0")
-	must(t, "deploy", "args:1.0.0", "--node", "node2", "--", "--enable-failed")
+	must(t, "deploy", "args:1.0.0", "--node", "node2", "--", "--failed")
 	seenFrom(t, "args", "node2")
 	for line := range strings.Lines(must(t, "logs", "args", "-o", "json")) {
 		type entry struct {
@@ -274,7 +274,7 @@ func TestArguments(t *testing.T) {
 }
 
 func TestDryRun(t *testing.T) {
-	push(t, "examples/xdpcount", "dry:1.0.0")
+	push(t, "examples/xdpsyn", "dry:1.0.0")
 	out := must(t, "deploy", "dry:1.0.0", "--node", "node1", "--interface", "eth0", "--dry-run", "client", "-o", "yaml")
 	for _, want := range []string{"kind: DaemonSet", "hostNetwork: true", "- NET_ADMIN", "- BPF", "readOnlyRootFilesystem: true", "automountServiceAccountToken: false", "dry@sha256:"} {
 		if !strings.Contains(out, want) {

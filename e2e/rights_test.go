@@ -41,6 +41,9 @@ func TestNoRights(t *testing.T) {
 		{[]string{"deploy", "norights:1.0.0", "--all"}, []string{"get daemonsets", "deployer/rbac"}},
 		{[]string{"list"}, []string{"list daemonsets", "deployer/rbac"}},
 		{[]string{"status", "norights"}, []string{"get daemonsets", "deployer/rbac"}},
+		{[]string{"logs", "norights"}, []string{"get daemonsets", "deployer/rbac"}},
+		{[]string{"history", "norights"}, []string{"get daemonsets", "deployer/rbac"}},
+		{[]string{"rollback", "norights"}, []string{"get daemonsets", "deployer/rbac"}},
 		{[]string{"delete", "norights"}, []string{"get daemonsets", "deployer/rbac"}},
 		{[]string{"build", "examples/opensnoop", "-t", "norights:2.0.0", "--builder", "kubernetes"}, []string{"create jobs", "builder/rbac"}},
 	} {

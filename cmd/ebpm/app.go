@@ -24,6 +24,22 @@ const exitInterrupted = 130
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	// terminal says that a person looks at err: progress is for them.
+	terminal bool
+}
+
+// errNoReader is the error of a write to a stdout that nobody reads any more.
+var errNoReader = errors.New("nobody reads the output")
+
+// resultWriter is stdout. Its broken pipe is told from those of sockets.
+type resultWriter struct{ w io.Writer }
+
+func (r *resultWriter) Write(p []byte) (int, error) {
+	n, err := r.w.Write(p)
+	if errors.Is(err, syscall.EPIPE) {
+		err = errNoReader
+	}
+	return n, err
 }
 
 // session is what one call of ebpm shares between its parts.
@@ -41,26 +57,45 @@ func run(ctx context.Context, args []string, std stdio) int {
 	s.log.SetOutput(std.err)
 	s.log.SetFormatter(&logrus.TextFormatter{DisableTimestamp: true})
 	app := newApp(s, filepath.Base(args[0]))
+	if words, ok := completing(args); ok {
+		for _, word := range s.complete(ctx, app, words) {
+			fmt.Fprintln(std.out, word)
+		}
+		return 0
+	}
 	var head []string
 	head, s.tail = splitArgs(app, args)
 	err := app.RunContext(ctx, head)
 	// Whoever reads no further has what they wanted.
-	if err == nil || errors.Is(err, syscall.EPIPE) {
+	if err == nil || err == errNoReader { //nolint:errorlint // beside another error it does not count
 		return 0
 	}
 	var done errInterrupted
 	if errors.As(err, &done) {
-		fmt.Fprintln(std.err, done.Error())
+		s.say("%s", done.Error())
 		return exitInterrupted
 	}
-	fmt.Fprintf(std.err, "ebpm: %s\n", ecli.FullMessage(err))
+	s.say("ebpm: %s", ecli.FullMessage(err))
 	if advice := manifest.AdviceOf(err); advice != "" {
-		fmt.Fprintln(std.err, advice)
+		s.say("%s", strings.TrimSpace(advice))
 	}
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return exitInterrupted
 	}
 	return int(manifest.KindOf(err))
+}
+
+// say prints a line for people. What packages, registries and nodes put into it
+// cannot move the cursor.
+func (s *session) say(format string, args ...any) {
+	fmt.Fprintln(s.err, manifest.TerminalText(fmt.Sprintf(format, args...), true))
+}
+
+// progress prints a line for a person who waits; a log needs only the end.
+func (s *session) progress(format string, args ...any) {
+	if s.terminal {
+		s.say(format, args...)
+	}
 }
 
 // errInterrupted ends a command that a signal stopped; its text says what goes
@@ -69,11 +104,11 @@ type errInterrupted string
 
 func (e errInterrupted) Error() string { return string(e) }
 
-// Categories of the help text, in the order of a program's life.
+// Categories of the help text; they are sorted, in the order of a program's life.
 const (
-	categoryMake    = "Make packages:"
-	categoryRun     = "Run on this machine:"
-	categoryCluster = "Run in a cluster:"
+	categoryMake    = "Make packages"
+	categoryRun     = "Run here"
+	categoryCluster = "Run in a cluster"
 )
 
 func newApp(s *session, name string) *cli.App {
@@ -87,23 +122,27 @@ func newApp(s *session, name string) *cli.App {
 		Writer:    s.out,
 		ErrWriter: s.err,
 		Reader:    s.in,
-		Suggest:   true,
 		// Errors are printed and turned into codes in run, after every defer.
 		ExitErrHandler:            func(*cli.Context, error) {},
 		DisableSliceFlagSeparator: true,
 		HideHelpCommand:           true,
-		HideVersion:               true, // its flag has the short name -v
+		HideVersion:               true, // its flag has the short name -v; ours is below
 		Flags:                     s.globalFlags(),
 		Before:                    s.configure,
 		Action: func(c *cli.Context) error {
-			if c.NArg() == 0 {
+			switch word := c.Args().First(); {
+			case c.Bool("version"):
+				return s.printVersion(c)
+			case word == "", word == "help" && c.NArg() == 1:
 				return cli.ShowAppHelp(c)
+			case word == "help":
+				return showHelp(c, c.Args().Slice()[1:])
+			default:
+				return unknownCommand(c, word)
 			}
-			return usageError(c, fmt.Sprintf("unknown command %q%s", c.Args().First(), unknownCommandHint))
 		},
-		Commands: append(append([]*cli.Command{s.pushCommand(), s.pullCommand(), s.tagCommand(), s.packagesCommand(), s.runCommand()},
-			s.clusterCommands()...), s.versionCommand(), s.completionCommand()),
-		EnableBashCompletion: true,
+		Commands: append(s.clusterCommands(),
+			s.pushCommand(), s.pullCommand(), s.tagCommand(), s.packagesCommand(), s.runCommand(), s.versionCommand(), s.completionCommand()),
 	}
 	onUsageError := func(c *cli.Context, err error, _ bool) error { return usageError(c, err.Error()) }
 	app.OnUsageError = onUsageError
@@ -115,11 +154,33 @@ func newApp(s *session, name string) *cli.App {
 	return app
 }
 
+// showHelp is git's and docker's other way to ask for help.
+func showHelp(c *cli.Context, path []string) error {
+	commands := c.App.Commands
+	var command *cli.Command
+	for _, word := range path {
+		if command = findCommand(commands, word); command == nil {
+			return unknownCommand(c, word)
+		}
+		commands = command.Subcommands
+	}
+	cli.HelpPrinter(c.App.Writer, cli.CommandHelpTemplate, command)
+	return nil
+}
+
+func unknownCommand(c *cli.Context, word string) error {
+	text := fmt.Sprintf("unknown command %q%s", word, unknownCommandHint)
+	if near := cli.SuggestCommand(c.App.Commands, word); near != "" && unknownCommandHint == "" {
+		text += ". " + near
+	}
+	return usageError(c, text)
+}
+
 // usageError is an error of [manifest.KindUsage] that points at the help.
 func usageError(c *cli.Context, text string) error {
 	command := c.App.HelpName
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != c.App.Name {
-		command += " " + c.Command.Name
+	if c.Command != nil && c.Command.HelpName != "" && c.Command.Name != c.App.Name {
+		command = c.Command.HelpName
 	}
 	return manifest.WithKind(manifest.KindUsage, errors.New(text), fmt.Sprintf("See `%s --help`.", command))
 }

@@ -4,7 +4,11 @@ package main
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -97,6 +101,10 @@ func TestUsageErrors(t *testing.T) {
 		{"push reg.example/A:1", "lower case"},
 		{"completion tcsh", "tcsh"},
 		{"--config /nosuch/file list", "/nosuch/file"},
+		{"deply", `Did you mean "deploy"?`},
+		{"help nosuch", `unknown command "nosuch"`},
+		{"packages rm", "ebpm packages rm --help"},
+		{"build . -t x -n ns", "-n"},
 	} {
 		t.Run(tt.args, func(t *testing.T) {
 			code, stdout, stderr := call(t, strings.Fields(tt.args)...)
@@ -108,10 +116,82 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelpAndVersion(t *testing.T) {
-	for _, args := range []string{"", "--help", "deploy --help", "packages rm --help", "version", "version -o json", "completion bash"} {
+	for _, args := range []string{"", "--help", "deploy --help", "packages rm --help", "version", "version -o json", "completion bash", "--version", "-v", "help", "help deploy", "help packages rm"} {
 		code, stdout, stderr := call(t, strings.Fields(args)...)
 		if code != 0 || stdout == "" || stderr != "" {
 			t.Errorf("%q: exit %d, stdout %q, stderr %q", args, code, stdout, stderr)
 		}
+	}
+}
+
+// A line that a shell completes is never run, whatever stands in it.
+func TestCompletion(t *testing.T) {
+	t.Setenv("KUBECONFIG", "/nosuch")
+	for _, tt := range []struct {
+		words string
+		want  []string
+		not   string
+	}{
+		{"", []string{"build", "deploy", "run"}, "--all"},
+		{"deploy x:1", []string{"--all", "--node", "--debug"}, "run"},
+		{"deploy x:1 --all --", nil, "--all"},
+		{"packages", []string{"rm", "--output"}, "--all"},
+		{"run examples/nosuch", nil, "--json"},
+		{"run", []string{"--json"}, "--all"},
+		{"status", []string{"--output"}, "--all"},
+	} {
+		code, stdout, stderr := call(t, append(strings.Fields(tt.words), completeFlag)...)
+		if code != 0 || stderr != "" {
+			t.Errorf("%q: exit %d, %q", tt.words, code, stderr)
+		}
+		words := strings.Fields(stdout)
+		for _, want := range tt.want {
+			if !slices.Contains(words, want) {
+				t.Errorf("%q: no %s in %q", tt.words, want, words)
+			}
+		}
+		if slices.Contains(words, tt.not) || (tt.want == nil && len(words) > 0) {
+			t.Errorf("%q: offers %q", tt.words, words)
+		}
+	}
+}
+
+// brokenPipe is a stdout that nobody reads.
+type brokenPipe struct{}
+
+func (brokenPipe) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
+}
+
+func TestNobodyReads(t *testing.T) {
+	var stderr bytes.Buffer
+	std := stdio{out: &resultWriter{w: brokenPipe{}}, err: &stderr}
+	if code := run(t.Context(), []string{"ebpm", "version"}, std); code != 0 || stderr.Len() > 0 {
+		t.Errorf("exit %d, %q", code, stderr.String())
+	}
+	// A command that failed has failed, also where nobody reads its result.
+	if code := run(t.Context(), []string{"ebpm", "nosuch"}, std); code != 2 {
+		t.Errorf("exit %d, want 2", code)
+	}
+}
+
+func TestMessagesCannotMoveTheCursor(t *testing.T) {
+	_, _, stderr := call(t, "x\x1b[2J")
+	if strings.Contains(stderr, "\x1b") {
+		t.Errorf("stderr holds an escape: %q", stderr)
+	}
+	var out bytes.Buffer
+	if err := write(&out, "table", result{table: [][]string{{"A\x1b[2J", "\u202eB"}}}); err != nil || strings.ContainsAny(out.String(), "\x1b\u202e") {
+		t.Errorf("the table is %q, %v", out.String(), err)
+	}
+}
+
+func TestConfigOfUsersIsStrict(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(file, []byte("registry: reg.example\nmirrors: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := call(t, "--config", file, "version"); code != 2 || !strings.Contains(stderr, "mirrors") {
+		t.Errorf("exit %d, %q", code, stderr)
 	}
 }

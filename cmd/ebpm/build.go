@@ -29,15 +29,15 @@ func (s *session) buildCommand() *cli.Command {
 			"  ebpm build examples/opensnoop -t opensnoop:1.0.0\n" +
 			"  ebpm build examples/opensnoop -t opensnoop:1.0.0 --builder kubernetes\n" +
 			"  ebpm build opensnoop.bpf.c opensnoop.h -t oci:./out:1.0.0",
-		Flags: clusterFlags(
+		Flags: append(contextFlags(),
 			&cli.StringFlag{Name: "tag", Aliases: []string{"t"}, Usage: "the `REFERENCE` of the package"},
-			&cli.StringFlag{Name: "builder", Value: "auto", Usage: "where to compile: `auto`, local or kubernetes", EnvVars: []string{"EBPM_BUILDER"}},
+			&cli.StringFlag{Name: "builder", Value: "auto", Usage: "`WHERE` to compile: auto, local or kubernetes", EnvVars: []string{"EBPM_BUILDER"}},
 			&cli.StringFlag{Name: "vmlinux", Usage: "a vmlinux.h `FILE` (default: the one that ebpm ships); local builds only"},
 			&cli.StringFlag{Name: "builder-image", Usage: "the compiler's container `IMAGE`", EnvVars: []string{"EBPM_BUILDER_IMAGE"}},
 			&cli.StringFlag{Name: "ecc-image", Usage: "take another `IMAGE` with an ecc in its PATH, such as eunomia-bpf's"},
 			&cli.StringFlag{Name: "image", Usage: "the container `IMAGE` that pulls the source and pushes the package", EnvVars: []string{"EBPM_IMAGE"}},
 			&cli.StringFlag{Name: "build-namespace", Value: builder.DefaultNamespace, Usage: "the `NAMESPACE` of the Job"},
-			&cli.DurationFlag{Name: "timeout", Usage: "how `LONG` a build in a cluster may take"},
+			&cli.DurationFlag{Name: "timeout", Usage: "how long a build in a cluster may take, as a `DURATION`"},
 			outputFlag(),
 		),
 		Action: s.build,
@@ -77,7 +77,7 @@ func (s *session) build(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(s.err, "building %s: %s\n", source.Spec.Name, choice.Why)
+	s.say("building %s: %s", source.Spec.Name, choice.Why)
 	options := builder.Options{Ref: ref, Created: created, Diagnostics: s.err, Progress: s.buildProgress()}
 	if choice.Builder == builder.OnKubernetes {
 		if c.IsSet("vmlinux") {
@@ -98,7 +98,7 @@ func (s *session) buildProgress() func(builder.Event) {
 		if e.Done {
 			line += ": done"
 		}
-		fmt.Fprintf(s.err, "%6.1fs  %s\n", time.Since(start).Seconds(), line)
+		s.progress("%6.1fs  %s", time.Since(start).Seconds(), line)
 	}
 }
 
@@ -189,7 +189,7 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 	}
 	var size int64
 	for _, p := range index.Platforms {
-		pulled, err := client.Fetch(c.Context, pinned, p.Platform)
+		pulled, err := client.Fetch(c.Context, pinned.Pinned(), p.Platform)
 		if err != nil {
 			return err
 		}

@@ -45,6 +45,7 @@ func (s *session) globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "plain-http", Usage: "reach these registries without TLS: `HOST:PORT,...`", EnvVars: []string{"EBPM_PLAIN_HTTP"}},
 		&cli.StringFlag{Name: "store", Usage: "the `FOLDER` of the local store", EnvVars: []string{"EBPM_STORE"}},
 		&cli.BoolFlag{Name: "debug", Usage: "say more about what is done", EnvVars: []string{"EBPM_DEBUG"}},
+		&cli.BoolFlag{Name: "version", Aliases: []string{"v"}, Usage: "print the version"},
 	}
 }
 
@@ -65,8 +66,8 @@ func (s *session) configure(c *cli.Context) error {
 		case err != nil:
 			return manifest.WithKind(manifest.KindUsage, fmt.Errorf("read configuration: %w", err), "")
 		default:
-			if err := yaml.UnmarshalStrict(data, &s.config); err != nil {
-				return manifest.WithKind(manifest.KindUsage, fmt.Errorf("read configuration %s: %w", file, err), "")
+			if err := s.parseConfig(file, data); err != nil {
+				return err
 			}
 		}
 	}
@@ -79,28 +80,49 @@ func (s *session) configure(c *cli.Context) error {
 	if v := c.String("store"); v != "" {
 		s.config.Store = v
 	}
-	if s.config.Store == "" {
-		s.config.Store = defaultStore()
-	}
 	if c.Bool("debug") {
 		s.log.SetLevel(logrus.DebugLevel)
 	}
 	return nil
 }
 
-// defaultStore is one folder for the whole machine as root, else the user's.
-func defaultStore() string {
-	if os.Geteuid() == 0 {
-		return "/var/lib/ebpm/store"
+func (s *session) parseConfig(file string, data []byte) error {
+	err := yaml.UnmarshalStrict(data, &s.config)
+	if err != nil && !strictConfig {
+		s.log.Warnf("configuration %s: %v", file, err)
+		s.config = config{}
+		err = yaml.Unmarshal(data, &s.config)
 	}
-	return filepath.Join(dataHome(os.Getenv("HOME")), "ebpm", "store")
+	return manifest.WithKind(manifest.KindUsage, prefix("read configuration "+file, err), "")
 }
 
-func dataHome(home string) string {
-	if dir := os.Getenv("XDG_DATA_HOME"); dir != "" {
-		return dir
+func prefix(what string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return filepath.Join(home, ".local", "share")
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// storeFolder is one folder for the whole machine as root, else the user's.
+func (s *session) storeFolder() (string, error) {
+	switch {
+	case s.config.Store != "":
+		return s.config.Store, nil
+	case os.Geteuid() == 0:
+		return "/var/lib/ebpm/store", nil
+	case os.Getenv("XDG_DATA_HOME") != "":
+		return filepath.Join(os.Getenv("XDG_DATA_HOME"), "ebpm", "store"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", manifest.WithKind(manifest.KindUsage, fmt.Errorf("find the store: %w", err), "Name its folder: --store, EBPM_STORE or `store:` in the configuration.")
+	}
+	return userStore(home), nil
+}
+
+// userStore is the store of the user with that home.
+func userStore(home string) string {
+	return filepath.Join(home, ".local", "share", "ebpm", "store")
 }
 
 // reference reads a reference with the configured default registry.
@@ -110,9 +132,13 @@ func (s *session) reference(text string) (manifest.Reference, error) {
 
 // openStore opens the local store; it is made when it does not exist.
 func (s *session) openStore() (*registry.Store, error) {
-	store, err := registry.OpenStore(s.config.Store)
+	folder, err := s.storeFolder()
 	if err != nil {
-		return nil, fmt.Errorf("open store %s: %w", s.config.Store, err)
+		return nil, err
+	}
+	store, err := registry.OpenStore(folder)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", folder, err)
 	}
 	return store, nil
 }
@@ -124,6 +150,12 @@ func (s *session) client(store *registry.Store) (*registry.Client, error) {
 		CAFiles:   s.config.CA,
 		Store:     store,
 		UserAgent: "ebpm/" + manifest.Version,
-		Warn:      func(text string) { s.log.Warn(text) },
+		Progress: func(e registry.Event) {
+			s.log.WithFields(logrus.Fields{"reference": e.Reference, "digest": e.Digest, "type": e.MediaType, "bytes": e.Size}).Debug(e.Kind)
+			if e.Err != nil {
+				s.say("trying again in %s: %v", e.Wait, e.Err)
+			}
+		},
+		Warn: func(text string) { s.say("warning: %s", text) },
 	})
 }

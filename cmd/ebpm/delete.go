@@ -23,7 +23,7 @@ func (s *session) deleteCommand() *cli.Command {
 		Usage:     "stop releases and take them off their nodes",
 		ArgsUsage: "RELEASE...",
 		Flags: clusterFlags(
-			&cli.DurationFlag{Name: "timeout", Value: time.Minute, Usage: "how `LONG` to wait until every instance is gone"},
+			&cli.DurationFlag{Name: "timeout", Value: time.Minute, Usage: "wait this `DURATION` until every instance is gone"},
 			outputFlag(),
 		),
 		Action: func(c *cli.Context) error {

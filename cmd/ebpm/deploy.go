@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -15,16 +16,24 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/deployer"
+	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
+	"github.com/ebpm/ebpm/registry"
 )
 
-// clusterFlags choose the cluster, as kubectl's flags of these names do.
-func clusterFlags(more ...cli.Flag) []cli.Flag {
-	return append([]cli.Flag{
+// contextFlags choose the cluster, as kubectl's flags of these names do.
+func contextFlags() []cli.Flag {
+	return []cli.Flag{
 		&cli.StringFlag{Name: "kubeconfig", Usage: "the `FILE` that describes the cluster (default: as kubectl)"},
 		&cli.StringFlag{Name: "context", Usage: "the `CONTEXT` of the kubeconfig"},
+	}
+}
+
+// clusterFlags choose the cluster and the namespace of releases.
+func clusterFlags(more ...cli.Flag) []cli.Flag {
+	return append(append(contextFlags(),
 		&cli.StringFlag{Name: "namespace", Aliases: []string{"n"}, Usage: "the `NAMESPACE` of releases", Value: deployer.DefaultNamespace, EnvVars: []string{"EBPM_NAMESPACE"}},
-	}, more...)
+	), more...)
 }
 
 func (s *session) connectOptions(c *cli.Context) deployer.ConnectOptions {
@@ -44,8 +53,8 @@ func (s *session) connect(c *cli.Context) (*deployer.Client, error) {
 func rolloutFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "wait", Value: true, Usage: "wait until every node runs it (--wait=false does not)"},
-		&cli.DurationFlag{Name: "timeout", Value: deployer.DefaultTimeout, Usage: "give up after this long `WITHOUT` progress"},
-		&cli.DurationFlag{Name: "deadline", Usage: "give up after this long in `TOTAL`"},
+		&cli.DurationFlag{Name: "timeout", Value: deployer.DefaultTimeout, Usage: "give up after this `DURATION` without progress"},
+		&cli.DurationFlag{Name: "deadline", Usage: "give up after this `DURATION` in total"},
 	}
 }
 
@@ -64,7 +73,7 @@ func (s *session) rolloutOptions(c *cli.Context) deployer.RolloutOptions {
 			if p.Cause != "" {
 				line += ": " + p.Cause
 			}
-			fmt.Fprintf(s.err, "%s (%d/%d attached)\n", line, p.Attached, p.Desired)
+			s.progress("%s (%d/%d attached)", line, p.Attached, p.Desired)
 		},
 	}
 }
@@ -78,7 +87,7 @@ func (s *session) deployCommand() *cli.Command {
 		Description: "Examples:\n" +
 			"  ebpm deploy opensnoop:1.0.0 --all            run it on every node\n" +
 			"  ebpm deploy opensnoop:1.1.0                  upgrade; the nodes stay\n" +
-			"  ebpm deploy xdpcount:1.0.0 --node node1 --interface eth0\n" +
+			"  ebpm deploy xdpsyn:1.0.0 --node node1 --interface eth0\n" +
 			"  ebpm deploy opensnoop:1.1.0 -- --failed      with arguments of the program",
 		Flags: append(clusterFlags(
 			&cli.StringFlag{Name: "name", Usage: "the `NAME` of the release (default: the last part of the repository)"},
@@ -89,7 +98,7 @@ func (s *session) deployCommand() *cli.Command {
 			&cli.StringFlag{Name: "pull-secret", Usage: "the `SECRET` (dockerconfigjson) by which nodes pull the package"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "deploy also to kernels that the package says are too old"},
 			&cli.BoolFlag{Name: "keep-failed", Usage: "keep a first deploy that fails on every node"},
-			&cli.StringFlag{Name: "dry-run", Usage: "client: print the DaemonSet (-o yaml) and change nothing"},
+			&cli.StringFlag{Name: "dry-run", Usage: "`MODE` client: print the DaemonSet (-o yaml) and change nothing"},
 			outputFlag(),
 		), rolloutFlags()...),
 		Action: s.deploy,
@@ -122,7 +131,6 @@ func (s *session) deploy(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// The cluster is asked first: it is the nearer cause when both are down.
 	cluster, err := s.connect(c)
 	if err != nil {
 		return err
@@ -133,6 +141,9 @@ func (s *session) deploy(c *cli.Context) error {
 	}
 	pkg, err := deployer.FetchPackage(c.Context, reg, ref.WithDefaultTag())
 	if err != nil {
+		return err
+	}
+	if err := checkArgs(c.Context, reg, pkg.Reference, s.tail); err != nil {
 		return err
 	}
 	nodeConfig, err := s.nodeConfig()
@@ -154,11 +165,11 @@ func (s *session) deploy(c *cli.Context) error {
 		return err
 	}
 	for _, skipped := range plan.Skipped {
-		fmt.Fprintf(s.err, "not on %s: %s\n", skipped.Node, skipped.Why)
+		s.say("not on %s: %s", skipped.Node, skipped.Why)
 	}
 	s.notes(plan.Notes)
 	for _, change := range plan.Changes {
-		fmt.Fprintf(s.err, "changes %s\n", change)
+		s.say("changes %s", change)
 	}
 	if dryRun != "" {
 		return s.printPlan(c, plan)
@@ -169,8 +180,30 @@ func (s *session) deploy(c *cli.Context) error {
 
 func (s *session) notes(notes []string) {
 	for _, note := range notes {
-		fmt.Fprintf(s.err, "note: %s\n", note)
+		s.say("note: %s", note)
 	}
+}
+
+// checkArgs holds the program's arguments against the package: a typing error
+// is told here, and not by each node. The options of a program are the same on
+// every platform.
+func checkArgs(ctx context.Context, reg *registry.Client, ref manifest.Reference, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	index, err := reg.Index(ctx, ref.Pinned())
+	if err != nil {
+		return err
+	}
+	pulled, err := reg.Fetch(ctx, ref.Pinned(), index.Platforms[0].Platform)
+	if err != nil {
+		return err
+	}
+	pkg, err := verifiedPackage(pulled)
+	if err != nil {
+		return err
+	}
+	return ecli.CheckArgs(pkg, args)
 }
 
 // image returns the runner's image; there is no default before a release is

@@ -40,7 +40,7 @@ func commandsDoc(app *cli.App) string {
 	var b strings.Builder
 	b.WriteString("# Commands\n\nGenerated from the code: `go test ./cmd/ebpm -run Docs -update`.\n\n" +
 		"Flags may stand before or after the other words. The result goes to stdout,\nprogress and messages to stderr. `-o` takes " +
-		"`" + strings.Join(outputFormats, "`, `") + "`;\nthe keys of JSON are API.\n\n## Global flags\n\n")
+		"`" + strings.Join(outputFormats, "`, `") + "`;\nthe keys of JSON are API. `pull -o` is the exception: it names a folder.\n\n## Global flags\n\n")
 	flags(&b, app.Flags)
 	b.WriteString("\nA flag goes before the environment, that before the configuration file\n" +
 		"(`$XDG_CONFIG_HOME/ebpm/config.yaml`), whose keys are `registry`, `plainHTTP` (a\nlist), `ca` (HOST:PORT to a PEM file), `store`, `image` and `builderImage`.\n")

@@ -12,6 +12,7 @@ import (
 
 	// A static binary in an image without /etc/ssl still verifies registries.
 	_ "golang.org/x/crypto/x509roots/fallback"
+	"golang.org/x/term"
 )
 
 func main() {
@@ -19,7 +20,8 @@ func main() {
 	// attached is detached first.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr})
-	stop()
+	// A second signal ends the process at once.
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, os.Args, stdio{in: os.Stdin, out: &resultWriter{w: os.Stdout}, err: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))})
 	os.Exit(code)
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"sigs.k8s.io/yaml"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // result is what a command found, in every form that -o can ask for.
@@ -43,7 +46,11 @@ func outputFlag() cli.Flag {
 
 // print writes r in the format that the user asked for.
 func (s *session) print(c *cli.Context, r result) error {
-	return write(s.out, c.String("output"), r)
+	err := write(s.out, c.String("output"), r)
+	if errors.Is(err, errNoReader) {
+		return nil // what the command did, it did
+	}
+	return err
 }
 
 func write(w io.Writer, format string, r result) error {
@@ -78,7 +85,11 @@ func write(w io.Writer, format string, r result) error {
 func writeTable(w io.Writer, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 8, 3, ' ', 0)
 	for _, row := range rows {
-		if _, err := fmt.Fprintln(tw, strings.Join(row, "\t")); err != nil {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = manifest.TerminalText(cell, false)
+		}
+		if _, err := fmt.Fprintln(tw, strings.Join(cells, "\t")); err != nil {
 			return err
 		}
 	}

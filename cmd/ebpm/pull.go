@@ -16,8 +16,8 @@ import (
 	"github.com/ebpm/ebpm/registry"
 )
 
-// cacheLimit bounds what the store of a node keeps of packages that no release
-// of the node needs, in bytes.
+// cacheLimit bounds the store of a node, in bytes. What was used least recently
+// goes first.
 const cacheLimit = 1 << 30
 
 func (s *session) pullCommand() *cli.Command {
@@ -28,7 +28,7 @@ func (s *session) pullCommand() *cli.Command {
 		ArgsUsage: "REF",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write package.json and source.tar into this `FOLDER`"},
-			&cli.BoolFlag{Name: "canonical", Usage: "write only package.json, in the form that `ecli run --strict` takes"},
+			&cli.BoolFlag{Name: "canonical", Usage: "write only package.json, in the form that ecli run --strict takes"},
 			&cli.BoolFlag{Name: "source", Usage: "unpack the source into the folder instead"},
 		},
 		Action: func(c *cli.Context) error {
@@ -51,38 +51,60 @@ func (s *session) pullCommand() *cli.Command {
 				}
 				return builder.PullSource(c.Context, client, ref, dir)
 			}
-			store, err := s.openStore()
-			if err != nil {
-				return err
-			}
-			client, err := s.client(store)
-			if err != nil {
-				return err
-			}
 			if dir == "" {
-				pinned, err := client.PullToStore(c.Context, ref.WithDefaultTag())
-				if err != nil {
-					return err
-				}
-				_, err = fmt.Fprintln(s.out, pinned)
-				return err
+				return s.pullToStore(c, ref)
 			}
-			pulled, err := client.Fetch(c.Context, ref.WithDefaultTag(), manifest.HostPlatform())
-			if err != nil {
-				return err
-			}
-			if err := s.writePulled(pulled, dir, c.Bool("canonical")); err != nil {
-				return err
-			}
-			// A node pulls whatever is deployed on it; what it no longer runs
-			// must not fill its disk.
-			if _, err := store.Trim(c.Context, cacheLimit, []digest.Digest{pulled.Reference.Digest}); err != nil {
-				s.log.Warnf("trim the store %s: %v", s.config.Store, err)
-			}
-			_, err = fmt.Fprintln(s.out, pulled.Reference)
-			return err
+			return s.pullFiles(c, ref, dir)
 		},
 	}
+}
+
+func (s *session) pullToStore(c *cli.Context, ref manifest.Reference) error {
+	store, err := s.openStore()
+	if err != nil {
+		return err
+	}
+	client, err := s.client(store)
+	if err != nil {
+		return err
+	}
+	pinned, err := client.PullToStore(c.Context, ref.WithDefaultTag())
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(s.out, pinned)
+	return err
+}
+
+// pullFiles writes a package's files into a folder. The store serves it as a
+// cache: what is there is not fetched again, and a store that cannot be used
+// keeps nobody from running the package.
+func (s *session) pullFiles(c *cli.Context, ref manifest.Reference, dir string) error {
+	store, err := s.openStore()
+	if err != nil {
+		s.say("warning: going on without the store: %v", err)
+		store = nil
+	}
+	client, err := s.client(store)
+	if err != nil {
+		return err
+	}
+	pulled, err := client.Fetch(c.Context, ref.WithDefaultTag(), manifest.HostPlatform())
+	if err != nil {
+		return err
+	}
+	if err := s.writePulled(pulled, dir, c.Bool("canonical")); err != nil {
+		return err
+	}
+	// A node pulls whatever is deployed on it; what it no longer runs must not
+	// fill its disk. A person's store holds what they built: that is theirs.
+	if c.Bool("canonical") && store != nil {
+		if _, err := store.Trim(c.Context, cacheLimit, []digest.Digest{pulled.Reference.Digest}); err != nil {
+			s.say("warning: trim the store %s: %v", store.Dir(), err)
+		}
+	}
+	_, err = fmt.Fprintln(s.out, pulled.Reference)
+	return err
 }
 
 // writePulled writes the files of a package whose config is the truth.

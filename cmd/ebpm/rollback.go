@@ -42,7 +42,7 @@ func (s *session) rollbackCommand() *cli.Command {
 				return err
 			}
 			s.notes(plan.Notes)
-			fmt.Fprintf(s.err, "from revision %d: %s\nto   revision %d: %s\n",
+			s.say("from revision %d: %s\nto   revision %d: %s",
 				plan.From.Revision, plan.From.Reference, plan.To.Revision, plan.To.Reference)
 			r, err := cluster.Rollback(c.Context, plan, s.rolloutOptions(c))
 			return s.finishRollout(c, r, err)
@@ -78,8 +78,8 @@ func (s *session) historyCommand() *cli.Command {
 func historyResult(revisions []deployer.Revision) result {
 	r := result{
 		value: revisions,
-		table: [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME"}},
-		wide:  [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME", "USER", "TARGETS", "ARGS", "NOTE"}},
+		table: [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME", "NOTE"}},
+		wide:  [][]string{{"REVISION", "", "WHEN", "TAG", "DIGEST", "REASON", "OUTCOME", "NOTE", "USER", "TARGETS", "ARGS"}},
 	}
 	for _, revision := range revisions {
 		current := ""
@@ -88,11 +88,11 @@ func historyResult(revisions []deployer.Revision) result {
 		}
 		row := []string{
 			strconv.FormatInt(revision.Revision, 10), current, revision.Time.Local().Format(time.DateTime),
-			revision.Tag, shortDigest(revision.Digest), revision.Reason, outcome(revision),
+			revision.Tag, shortDigest(revision.Digest), revision.Reason, outcome(revision), revision.Note,
 		}
 		r.names = append(r.names, row[0])
 		r.table = append(r.table, row)
-		r.wide = append(r.wide, append(row[:len(row):len(row)], revision.User, revision.Targets.String(), strings.Join(revision.Args, " "), revision.Note))
+		r.wide = append(r.wide, append(row[:len(row):len(row)], revision.User, revision.Targets.String(), strings.Join(revision.Args, " ")))
 	}
 	return r
 }
@@ -100,8 +100,6 @@ func historyResult(revisions []deployer.Revision) result {
 // outcome says in a word or two how a move ended.
 func outcome(r deployer.Revision) string {
 	switch {
-	case r.Note != "":
-		return r.Note
 	case r.Outcome == nil:
 		return "not observed"
 	case r.Outcome.Ready:

@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"os/user"
-	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -49,7 +48,7 @@ func (s *session) runCommand() *cli.Command {
 			if err := checkKernel(requires); err != nil && !c.Bool("ignore-requirements") {
 				return err
 			}
-			return ecli.Run(c.Context, ecli.Options{
+			err = ecli.Run(c.Context, ecli.Options{
 				Package:   pkg,
 				Args:      s.tail,
 				JSON:      c.Bool("json"),
@@ -58,8 +57,24 @@ func (s *session) runCommand() *cli.Command {
 				Stderr:    s.err,
 				Status:    func(manifest.Status) {},
 			})
+			return s.adviseFlagOrder(err)
 		},
 	}
+}
+
+// adviseFlagOrder helps who typed one of ebpm's own flags behind the package,
+// where it is the program's, and the program does not know it.
+func (s *session) adviseFlagOrder(err error) error {
+	if manifest.KindOf(err) != manifest.KindUsage {
+		return err
+	}
+	for _, word := range s.tail {
+		name, _, _ := strings.Cut(word, "=")
+		if name == "--interface" || name == "--json" || name == "--ignore-requirements" {
+			return manifest.WithKind(manifest.KindUsage, err, "What follows the package is the program's; ebpm's own "+name+" belongs in front of it.")
+		}
+	}
+	return err
 }
 
 // loadPackage finds the package that word names: an existing path is a path,
@@ -68,13 +83,13 @@ func (s *session) loadPackage(ctx context.Context, word string) (*manifest.Packa
 	info, err := os.Stat(word)
 	switch {
 	case err == nil && (info.IsDir() || strings.HasSuffix(word, ".c")):
-		fmt.Fprintf(s.err, "compiling %s\n", word)
+		s.progress("compiling %s", word)
 		return s.compile(ctx, word)
 	case err == nil:
-		fmt.Fprintf(s.err, "running the file %s\n", word)
+		s.progress("running the file %s", word)
 		pkg, err := readPackage(word)
 		return pkg, nil, err
-	case strings.ContainsRune(word, filepath.Separator) && (word[0] == '.' || word[0] == filepath.Separator):
+	case looksLikePath(word):
 		return nil, nil, manifest.WithKind(manifest.KindNotFound, err, "")
 	}
 	ref, err := s.reference(word)
@@ -87,6 +102,11 @@ func (s *session) loadPackage(ctx context.Context, word string) (*manifest.Packa
 	}
 	pkg, err := verifiedPackage(pulled)
 	return pkg, pulled.Config.Requires, err
+}
+
+// looksLikePath reports whether a word that is no file was meant to be one.
+func looksLikePath(word string) bool {
+	return strings.HasPrefix(word, ".") || strings.HasPrefix(word, "/") || strings.HasSuffix(word, ".c") || strings.HasSuffix(word, ".json")
 }
 
 func (s *session) compile(ctx context.Context, path string) (*manifest.Package, *manifest.Requires, error) {
@@ -118,24 +138,24 @@ func readPackage(file string) (*manifest.Package, error) {
 // fetchLocalFirst looks in the store, as root also in that of the user who
 // called sudo, and then in the registry.
 func (s *session) fetchLocalFirst(ctx context.Context, ref manifest.Reference) (*registry.Pulled, error) {
-	folders := []string{s.config.Store}
+	own, err := s.storeFolder()
+	if err != nil {
+		return nil, err
+	}
+	folders := []string{own}
 	if folder := sudoUserStore(); folder != "" {
 		folders = append(folders, folder)
 	}
 	for _, folder := range folders {
-		store, err := registry.OpenStore(folder)
-		if err != nil {
-			return nil, err
-		}
-		pulled, err := store.Fetch(ctx, ref, manifest.HostPlatform())
+		pulled, err := fetchStored(ctx, folder, ref)
 		if err == nil {
-			fmt.Fprintf(s.err, "running %s from the store %s\n", pulled.Reference, folder)
+			s.progress("running %s from the store %s", pulled.Reference, folder)
 			return pulled, nil
 		}
 		if manifest.KindOf(err) != manifest.KindNotFound {
 			// A damaged store must not keep a package from running that the
 			// registry has whole.
-			s.log.Warnf("%v", err)
+			s.say("warning: %v", err)
 		}
 	}
 	store, err := s.openStore()
@@ -146,12 +166,20 @@ func (s *session) fetchLocalFirst(ctx context.Context, ref manifest.Reference) (
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(s.err, "pulling %s\n", ref)
+	s.progress("pulling %s", ref)
 	pinned, err := client.PullToStore(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
 	return store.Fetch(ctx, pinned, manifest.HostPlatform())
+}
+
+func fetchStored(ctx context.Context, folder string, ref manifest.Reference) (*registry.Pulled, error) {
+	store, err := registry.OpenStore(folder)
+	if err != nil {
+		return nil, err
+	}
+	return store.Fetch(ctx, ref, manifest.HostPlatform())
 }
 
 // sudoUserStore is the store of the user behind sudo, or "".
@@ -160,19 +188,11 @@ func sudoUserStore() string {
 	if os.Geteuid() != 0 || name == "" || name == "root" {
 		return ""
 	}
-	home, err := homeOf(name)
+	u, err := user.Lookup(name)
 	if err != nil {
 		return ""
 	}
-	return filepath.Join(home, ".local", "share", "ebpm", "store")
-}
-
-func homeOf(name string) (string, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return "", err
-	}
-	return u.HomeDir, nil
+	return userStore(u.HomeDir)
 }
 
 // checkKernel holds the running kernel against what the author asks for.

@@ -6,6 +6,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/deployer"
+	"github.com/ebpm/ebpm/manifest"
 )
 
 func (s *session) listCommand() *cli.Command {
@@ -36,18 +38,19 @@ func (s *session) listCommand() *cli.Command {
 			}
 			r := result{
 				value: releases,
-				table: [][]string{{"NAME", "PACKAGE", "REVISION", "READY", "AGE"}},
+				table: [][]string{{"NAME", "PACKAGE", "REVISION", "UPDATED", "READY", "AGE"}},
 				wide:  [][]string{{"NAME", "PACKAGE", "REVISION", "NODE", "POD", "STATE", "RESTARTS", "AGE"}},
 			}
 			for _, release := range releases {
 				revision := strconv.FormatInt(release.Revision, 10)
 				r.names = append(r.names, release.Name)
 				r.table = append(r.table, []string{
-					release.Name, release.Package, revision, fmt.Sprintf("%d/%d", release.Ready, release.Desired), formatAge(time.Since(release.Created)),
+					release.Name, release.Package, revision, fmt.Sprintf("%d/%d", release.Updated, release.Desired),
+					fmt.Sprintf("%d/%d", release.Ready, release.Desired), formatAge(time.Since(release.Created)),
 				})
 				for _, i := range release.Instances {
 					r.wide = append(r.wide, []string{
-						release.Name, release.Package, strconv.FormatInt(i.Revision, 10), i.Node, i.Pod, string(i.State),
+						release.Name, strings.TrimSuffix(release.Package, release.Tag) + i.Tag, strconv.FormatInt(i.Revision, 10), i.Node, i.Pod, string(i.State),
 						strconv.Itoa(int(i.Restarts)), since(i.Since),
 					})
 				}
@@ -96,12 +99,15 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 		value: status,
 		names: []string{status.Name},
 		table: [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST"}},
+		wide:  [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST", "POD", "KERNEL"}},
 	}
 	for _, n := range status.Nodes {
-		r.table = append(r.table, []string{
+		row := []string{
 			n.Node, string(n.State), strconv.FormatInt(n.Revision, 10), n.Tag, strconv.Itoa(int(n.Restarts)), since(n.Since),
 			strconv.Itoa(len(n.Programs)) + " programs", counters(n),
-		})
+		}
+		r.table = append(r.table, row)
+		r.wide = append(r.wide, append(row[:len(row):len(row)], n.Pod, n.Kernel))
 	}
 	if format := c.String("output"); format != "table" && format != "wide" {
 		return s.print(c, r)
@@ -110,24 +116,26 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	if !status.Finished {
 		state = fmt.Sprintf("unfinished: %d/%d updated", status.Updated, status.Desired)
 	}
-	fmt.Fprintf(s.out, "release:   %s\npackage:   %s\ndigest:    %s\nrevision:  %d (%s)\ntargets:   %s\nready:     %d/%d, rollout %s\n",
+	var b strings.Builder
+	fmt.Fprintf(&b, "release:   %s\npackage:   %s\ndigest:    %s\nrevision:  %d (%s)\ntargets:   %s\nready:     %d/%d, rollout %s\n",
 		status.Name, status.Package, status.Digest, status.Revision, status.Reason, status.Targets, status.Ready, status.Desired, state)
 	if len(status.Args) > 0 {
-		fmt.Fprintf(s.out, "arguments: %s\n", strings.Join(status.Args, " "))
+		fmt.Fprintf(&b, "arguments: %s\n", strings.Join(status.Args, " "))
 	}
 	for _, note := range status.Notes {
-		fmt.Fprintf(s.out, "note:      %s\n", note)
+		fmt.Fprintf(&b, "note:      %s\n", note)
 	}
-	fmt.Fprintln(s.out)
-	if err := s.print(c, r); err != nil {
+	b.WriteString("\n")
+	if err := write(&b, c.String("output"), r); err != nil {
 		return err
 	}
 	for _, n := range status.Nodes {
 		if n.Cause != "" {
-			fmt.Fprintf(s.out, "\n%s (%s):\n  %s\n", n.Node, n.Pod, strings.ReplaceAll(strings.TrimSpace(n.Cause), "\n", "\n  "))
+			fmt.Fprintf(&b, "\n%s (%s):\n  %s\n", n.Node, n.Pod, strings.ReplaceAll(strings.TrimSpace(n.Cause), "\n", "\n  "))
 		}
 	}
-	return nil
+	_, err := io.WriteString(s.out, manifest.TerminalText(b.String(), true))
+	return err
 }
 
 // counters sums what did not reach the output; "?" where the node's log does not

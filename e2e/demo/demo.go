@@ -71,7 +71,13 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 
 	// The cluster takes long where it was never built: it starts first.
 	up := d.startCluster(ctx)
+	if err := d.make(ctx, "build"); err != nil {
+		return err
+	}
 	if err := d.laptop(ctx); err != nil {
+		return err
+	}
+	if err := d.make(ctx, "image-programs"); err != nil {
 		return err
 	}
 	c := <-up
@@ -88,6 +94,16 @@ func (d *Demo) Run(ctx context.Context) (err error) {
 		}
 	}
 	d.end()
+	return nil
+}
+
+// make runs a target of the Makefile.
+func (d *Demo) make(ctx context.Context, target string) error {
+	cmd := exec.CommandContext(ctx, "make", "-s", target)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = d.root, d.Log, d.Log
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("make %s: %w", target, err)
+	}
 	return nil
 }
 
@@ -255,7 +271,7 @@ func (d *Demo) enterCluster(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the nodes of the cluster: %w", err)
 	}
-	d.printf("$ kubectl get nodes\n%s", nodes)
+	d.printf("$ kubectl get nodes -o custom-columns=...\n%s", nodes)
 	return nil
 }
 
@@ -302,7 +318,7 @@ func (d *Demo) builds(ctx context.Context) error {
 	if _, err := d.ebpm(ctx, "build", changed, "-t", "opensnoop:1.1.0", "--builder", "kubernetes"); err != nil {
 		return err
 	}
-	_, err = d.ebpm(ctx, "build", "examples/xdpcount", "-t", "xdpcount:1.0.0", "--builder", "kubernetes")
+	_, err = d.ebpm(ctx, "build", "examples/xdpsyn", "-t", "xdpsyn:1.0.0", "--builder", "kubernetes")
 	return err
 }
 
@@ -351,7 +367,7 @@ func (d *Demo) release(ctx context.Context) error {
 	}
 
 	d.step("Delete both. The kernel's programs, links and maps are those from before.")
-	if _, err := d.ebpm(ctx, "delete", "opensnoop", "xdpcount"); err != nil {
+	if _, err := d.ebpm(ctx, "delete", "opensnoop", "xdpsyn"); err != nil {
 		return err
 	}
 	if d.cluster == nil {
@@ -433,7 +449,7 @@ func (d *Demo) showEvents(ctx context.Context, what string, withColumn bool) err
 func (d *Demo) xdp(ctx context.Context) error {
 	node := d.nodes[0]
 	d.step("XDP on one node: the packets of that node's own interface.")
-	if _, err := d.ebpm(ctx, "deploy", "xdpcount:1.0.0", "--node", node, "--interface", "eth0"); err != nil {
+	if _, err := d.ebpm(ctx, "deploy", "xdpsyn:1.0.0", "--node", node, "--interface", "eth0"); err != nil {
 		return err
 	}
 	if d.cluster == nil {
@@ -458,7 +474,7 @@ func (d *Demo) xdp(ctx context.Context) error {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for packets := 0; packets < 3; {
-		out, err := d.quiet(ctx, "logs", "xdpcount", "-o", "json")
+		out, err := d.quiet(ctx, "logs", "xdpsyn", "-o", "json")
 		if err != nil {
 			return err
 		}
@@ -477,12 +493,12 @@ func (d *Demo) xdp(ctx context.Context) error {
 			return fmt.Errorf("%s saw %d packets on eth0", node, packets)
 		}
 	}
-	out, err := d.quiet(ctx, "logs", "xdpcount")
+	out, err := d.quiet(ctx, "logs", "xdpsyn")
 	if err != nil {
 		return err
 	}
 	lines := strings.SplitAfterN(out, "\n", 5)
-	d.printf("$ ebpm logs xdpcount | head -4\n%s", strings.Join(lines[:4], ""))
+	d.printf("$ ebpm logs xdpsyn | head -4\n%s", strings.Join(lines[:4], ""))
 	return nil
 }
 

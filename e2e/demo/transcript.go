@@ -69,7 +69,7 @@ var variable = []struct {
 	{regexp.MustCompile(`sha256:[0-9a-f]+`), "DIGEST"},
 	{regexp.MustCompile(`\d+\.\d+\.\d+\.\d+:\d+`), "REGISTRY"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
-	{regexp.MustCompile(`\b[0-9a-z-]*opensnoop-[a-z0-9]{5}\b|\bxdpcount-[a-z0-9]{5}\b`), "POD"},
+	{regexp.MustCompile(`\b[0-9a-z-]*opensnoop-[a-z0-9]{5}\b|\bxdpsyn-[a-z0-9]{5}\b`), "POD"},
 	{regexp.MustCompile(`\d+ programs?, \d+ links?, \d+ maps?`), "COUNTS"},
 	{regexp.MustCompile(`\d+\.\d+\.\d+[-+][-+.\w]+`), "KERNEL"},
 	{regexp.MustCompile(`\b\d+(\.\d+)?[smhd]\b`), "AGE"},

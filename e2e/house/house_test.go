@@ -57,6 +57,8 @@ func TestImports(t *testing.T) {
 		"deployer":      {"deployer", "registry", "manifest"},
 		"cmd/ecc":       {"cmd/ecc", "builder/ecc", "manifest"},
 		"cmd/ecli":      {"cmd/ecli", "deployer/ecli", "manifest"},
+		"builder/image": {"builder/image", "manifest"},
+		"cmd/ebpm":      {"cmd/ebpm", "builder", "builder/ecc", "deployer", "deployer/ecli", "registry", "manifest"},
 	} {
 		t.Run(pkg, func(t *testing.T) {
 			for _, dep := range dependencies(t, pkg) {
@@ -79,23 +81,44 @@ func TestImports(t *testing.T) {
 // Only deployer and builder know Kubernetes; the runner knows no registry.
 func TestImportsOfLibraries(t *testing.T) {
 	for pkg, forbidden := range map[string][]string{
-		"manifest":      {"k8s.io/", "oras.land/", "net/http", "os/exec"},
+		"manifest":      {"k8s.io/", "oras.land/", "net/http"},
 		"registry":      {"k8s.io/"},
 		"builder/ecc":   {"k8s.io/", "oras.land/", "net/http"},
-		"deployer/ecli": {"k8s.io/", "oras.land/", "net/http", "os/exec"},
-		"cmd/ecli":      {"k8s.io/", "oras.land/", "net/http", "os/exec"},
+		"builder/image": {"k8s.io/"},
+		"deployer/ecli": {"k8s.io/", "oras.land/", "net/http"},
+		"cmd/ecli":      {"k8s.io/", "oras.land/", "net/http"},
 		"cmd/ecc":       {"k8s.io/", "oras.land/", "net/http"},
 	} {
 		t.Run(pkg, func(t *testing.T) {
-			for _, dep := range dependencies(t, pkg) {
-				for _, f := range forbidden {
-					if dep == f || (strings.HasSuffix(f, "/") && strings.HasPrefix(dep, f)) {
-						t.Errorf("%s links %s", pkg, dep)
-					}
-				}
-			}
+			forbid(t, pkg, dependencies(t, pkg), forbidden)
 		})
 	}
+}
+
+func forbid(t *testing.T, what string, dependencies, forbidden []string) {
+	t.Helper()
+	for _, dep := range dependencies {
+		for _, f := range forbidden {
+			if dep == f || (strings.HasSuffix(f, "/") && strings.HasPrefix(dep, f)) {
+				t.Errorf("%s links %s", what, dep)
+			}
+		}
+	}
+}
+
+// What has kernel rights, or only looks at bytes, starts no program.
+func TestImportsOfExec(t *testing.T) {
+	for _, pkg := range []string{"manifest", "deployer/ecli", "cmd/ecli", "registry"} {
+		imports := strings.Fields(output(t, nil, "go", "list", "-f", "{{join .Imports \"\\n\"}}", "./"+pkg))
+		forbid(t, pkg, imports, []string{"os/exec"})
+	}
+}
+
+// The ebpm of the container image, which every node runs, has no client of
+// Kubernetes in it.
+func TestImportsOfNodes(t *testing.T) {
+	node := strings.Fields(output(t, nil, "go", "list", "-deps", "-tags", "node", "./cmd/ebpm"))
+	forbid(t, "cmd/ebpm -tags node", node, []string{"k8s.io/client-go/", "k8s.io/api/", "k8s.io/apimachinery/", module + "deployer"})
 }
 
 // The folders are those of the architecture document, and no others.

@@ -8,7 +8,7 @@
 const volatile int target_pid = 0;
 
 /// @description only calls that failed
-/// @cmdarg {"default": false, "long": "failed"}
+/// @cmdarg {"long": "failed"}
 const volatile bool failed_only = false;
 
 /* What a call was given, until it comes back. */
