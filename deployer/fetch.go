@@ -30,7 +30,8 @@ func FetchPackage(ctx context.Context, r Registry, ref manifest.Reference) (*Pac
 		if child.Platform.OS != "linux" {
 			continue
 		}
-		pulled, err := r.Fetch(ctx, index.Reference, child.Platform)
+		// By digest: the tag may move while its children are read.
+		pulled, err := r.Fetch(ctx, index.Reference.Pinned(), child.Platform)
 		if err != nil {
 			return nil, err
 		}

@@ -32,7 +32,8 @@ type PlatformPackage struct {
 }
 
 // NewPlatformPackage verifies one child of a package: its config must say of
-// its object what the object says.
+// its object what the object says, and its maps must be of a size that a runner
+// accepts. The error is of [manifest.KindUnverified].
 func NewPlatformPackage(platform manifest.Platform, config *manifest.Config, packageJSON []byte) (PlatformPackage, error) {
 	fail := func(err error) (PlatformPackage, error) {
 		return PlatformPackage{}, fmt.Errorf("package for %s: %w", platform, err)
@@ -47,6 +48,10 @@ func NewPlatformPackage(platform manifest.Platform, config *manifest.Config, pac
 	object, err := manifest.Inspect(p.Object)
 	if err != nil {
 		return fail(manifest.WithKind(manifest.KindUnverified, err, ""))
+	}
+	// The runner would refuse it too, once on every node.
+	if err := object.CheckMaps(); err != nil {
+		return fail(err)
 	}
 	return PlatformPackage{
 		Platform:    platform,

@@ -53,6 +53,13 @@ func TestPlanYAML(t *testing.T) {
 				Targets: &Targets{Nodes: []string{"node1"}}, Interface: "eth0",
 			}
 		}, []Node{testNode("node1"), testNode("node2")}},
+		// Kubernetes makes of each word what the user wrote.
+		{"dollars", func(t *testing.T) DeployOptions {
+			return DeployOptions{
+				Name: "xdpcount", Package: testPackage(t, "run-xdp", "xdpcount", "1.0.0"), Targets: &Targets{Nodes: []string{"node1"}},
+				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
+			}
+		}, []Node{testNode("node1")}},
 		{"uprobe-old-kernel", func(t *testing.T) DeployOptions {
 			return DeployOptions{Name: "bashreadline", Package: testPackage(t, "run-uprobe", "bashreadline", "1.0.0"), Targets: &Targets{All: true}}
 		}, []Node{testNode("node1"), withKernel(testNode("node2"), "6.1.0-18-cloud-amd64")}},

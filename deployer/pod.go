@@ -168,7 +168,7 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 	pull := corev1.Container{
 		Name:    containerPull,
 		Image:   in.image,
-		Command: []string{"ebpm", "pull", in.pkg.Reference.Pinned().String(), "-o", pathPackage, "--canonical"},
+		Command: []string{"ebpm", "pull", literal(in.pkg.Reference.Pinned().String()), "-o", pathPackage, "--canonical"},
 		Env:     []corev1.EnvVar{{Name: "EBPM_CONFIG", Value: pathNodeConfig + "/config.yaml"}},
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: "package", MountPath: pathPackage},
@@ -230,11 +230,13 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		volumes = append(volumes, hostPath(mount.Name, m.HostPath, corev1.HostPathDirectory))
 	}
 	if in.netInterface != "" {
-		run.Command = append(run.Command, "--interface", in.netInterface)
+		run.Command = append(run.Command, "--interface", literal(in.netInterface))
 	}
 	run.Command = append(run.Command, pathPackage+"/"+manifest.PackageFile)
 	// Whatever follows the package is the program's.
-	run.Args = in.args
+	for _, arg := range in.args {
+		run.Args = append(run.Args, literal(arg))
+	}
 
 	spec := corev1.PodSpec{
 		InitContainers:   []corev1.Container{pull},
@@ -266,6 +268,10 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 	}
 	return spec, nil
 }
+
+// literal returns a word of a command such that Kubernetes hands it over as it
+// is: it replaces $(NAME), and takes $$ for a dollar.
+func literal(word string) string { return strings.ReplaceAll(word, "$", "$$") }
 
 func readyProbe(period, failures int32) *corev1.Probe {
 	return &corev1.Probe{
