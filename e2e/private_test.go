@@ -14,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -27,6 +28,7 @@ import (
 	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd" // the registry's login
 	"github.com/distribution/distribution/v3/registry/handlers"
 	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem" // the registry's disk
+	"github.com/sirupsen/logrus"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -71,7 +73,8 @@ func privateRegistry(t *testing.T, user, password string) (address, caFile strin
 		Storage: configuration.Storage{"filesystem": configuration.Parameters{"rootdirectory": filepath.Join(dir, "data")}, "delete": configuration.Parameters{"enabled": true}},
 		Auth:    configuration.Auth{"htpasswd": configuration.Parameters{"realm": "e2e", "path": htpasswd}},
 	}
-	config.Log.Level = "panic"
+	// The library writes a line a request.
+	logrus.SetOutput(io.Discard)
 	listener, err := tls.Listen("tcp", net.JoinHostPort(host.String(), "0"), &tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	})
