@@ -243,6 +243,7 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 			return nil, fmt.Errorf("%s: %w", c.Source, err)
 		}
 	}
+	c.warnOfEvents(o, meta)
 	return meta, nil
 }
 
