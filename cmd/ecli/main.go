@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -81,7 +82,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	if err := runPackage(ctx, f, stdin, stdout, stderr); err != nil {
 		if f.terminationLog != "" {
 			if logErr := os.WriteFile(f.terminationLog, ecli.TerminationMessage(err), 0o644); logErr != nil {
-				fmt.Fprintf(stderr, "Error: write the termination log: %v\n", logErr)
+				fmt.Fprint(stderr, ecli.TextFor(stderr, fmt.Sprintf("Error: write the termination log: %v\n", logErr)))
 			}
 		}
 		return fail(stderr, exitFailure, err, manifest.AdviceOf(err))
@@ -90,10 +91,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func fail(stderr io.Writer, code int, err error, advice string) int {
-	fmt.Fprintf(stderr, "Error: %s\n", ecli.FullMessage(err))
+	text := fmt.Sprintf("Error: %s\n", ecli.FullMessage(err))
 	if advice != "" {
-		fmt.Fprintln(stderr, advice)
+		text += advice + "\n"
 	}
+	fmt.Fprint(stderr, ecli.TextFor(stderr, text))
 	return code
 }
 
@@ -146,15 +148,19 @@ func readPackage(f *flags, stdin io.Reader) (*manifest.Package, error) {
 	in := stdin
 	if f.program != "-" {
 		file, err := os.Open(f.program)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, manifest.WithKind(manifest.KindNotFound, fmt.Errorf("read the package: there is no file %s", f.program),
+				"A package in a registry or store is run by `ebpm run REFERENCE`; this ecli runs files.")
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read the package: %w", err)
 		}
 		defer file.Close()
 		in = file
 	}
-	data, err := io.ReadAll(io.LimitReader(in, manifest.MaxPackageSize+1))
+	data, err := manifest.ReadBounded(in, manifest.MaxPackageSize)
 	if err != nil {
-		return nil, fmt.Errorf("read the package: %w", err)
+		return nil, fmt.Errorf("read the package %s: %w", f.program, err)
 	}
 	decode := manifest.DecodePackage
 	if f.strict {

@@ -94,7 +94,8 @@ func TestExitCodes(t *testing.T) {
 		{"help of run", []string{"run", "-j", "-h"}, "", 0, "Usage: ecli run", ""},
 		{"unknown option", []string{"run", "-x"}, "", 2, "", "unexpected argument '-x'"},
 		{"push", []string{"push", "x"}, "", 2, "", "Use ebpm push."},
-		{"no such file", []string{"run", dir + "/nosuch.json"}, "", 1, "", "nosuch.json: no such file or directory"},
+		{"no such file", []string{"run", dir + "/nosuch.json"}, "", 1, "", "there is no file "},
+		{"reference", []string{"run", "x:1.0"}, "", 1, "", "there is no file x:1.0\nA package in a registry or store is run by `ebpm run REFERENCE`"},
 		{"folder", []string{"run", dir}, "", 1, "", "is a directory"},
 		{"truncated", []string{"run", path("cut.json", string(good[:1000]))}, "", 1, "", "cut.json"},
 		{"truncated stdin", []string{"run", "-"}, "{", 1, "", "read the package -"},
@@ -249,7 +250,8 @@ func TestWithoutRights(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := cmd.Wait(); (err == nil) != works || !strings.Contains(stderr.String(), tt.want) {
+			if err := cmd.Wait(); (err == nil) != works || !strings.Contains(stderr.String(), tt.want) ||
+				strings.Contains(stderr.String(), "MEMLOCK") {
 				t.Errorf("%v: %s", err, stderr.String())
 			}
 		})

@@ -7,7 +7,10 @@ import (
 	"math"
 	"math/bits"
 	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // A quoting says how the text of an event is written.
@@ -15,9 +18,9 @@ type quoting uint8
 
 const (
 	quoteNone         quoting = iota // as it is
-	quoteTerminal                    // control characters escaped
+	quoteTerminal                    // what a terminal acts on escaped
 	quoteJSON                        // a JSON string
-	quoteJSONTerminal                // a JSON string with all control characters escaped
+	quoteJSONTerminal                // a JSON string with what a terminal acts on escaped, too
 )
 
 // json returns the quoting of JSON that goes with q.
@@ -43,8 +46,8 @@ func appendText(dst, s []byte, q quoting) []byte {
 		c := s[i]
 		if c >= utf8.RuneSelf {
 			r, n := utf8.DecodeRune(s[i:])
-			if terminal && r < 0xa0 {
-				dst = appendEscape(dst, byte(r))
+			if terminal && manifest.TerminalUnsafe(r) {
+				dst = appendEscape(dst, r)
 			} else {
 				dst = utf8.AppendRune(dst, r)
 			}
@@ -54,7 +57,7 @@ func appendText(dst, s []byte, q quoting) []byte {
 		i++
 		switch {
 		case c < 0x20 && (asJSON || terminal), c == 0x7f && terminal:
-			dst = appendEscape(dst, c)
+			dst = appendEscape(dst, rune(c))
 		case asJSON && (c == '"' || c == '\\'):
 			dst = append(dst, '\\', c)
 		default:
@@ -67,9 +70,9 @@ func appendText(dst, s []byte, q quoting) []byte {
 	return dst
 }
 
-// appendEscape appends a control character in the way of JSON.
-func appendEscape(dst []byte, c byte) []byte {
-	switch c {
+// appendEscape appends a character by its number, in the way of JSON.
+func appendEscape(dst []byte, r rune) []byte {
+	switch r {
 	case '\b':
 		return append(dst, '\\', 'b')
 	case '\t':
@@ -81,7 +84,10 @@ func appendEscape(dst []byte, c byte) []byte {
 	case '\r':
 		return append(dst, '\\', 'r')
 	}
-	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
+	if high, low := utf16.EncodeRune(r); high != utf8.RuneError {
+		return appendEscape(appendEscape(dst, high), low)
+	}
+	return append(dst, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
 }
 
 // untilNUL returns s up to its first NUL, all of s where there is none.

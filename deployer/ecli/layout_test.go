@@ -312,18 +312,22 @@ func TestInt128(t *testing.T) {
 }
 
 func TestText(t *testing.T) {
-	const in = "a\"\\\n\x1b[31m\x7f\u009b\u2028\xff\xfe€"
+	const in = "a\"\\\n\x1b[31m\x7f\u009b\u2028\xff\xfe€\u202e\U000e0041"
 	for _, tt := range []struct {
 		q    quoting
 		want string
 	}{
-		{quoteJSON, `"a\"\\\n\u001b[31m` + "\x7f\u009b\u2028\ufffd\ufffd€\""},
-		{quoteNone, "a\"\\\n\x1b[31m\x7f\u009b\u2028\ufffd\ufffd€"},
-		{quoteJSONTerminal, `"a\"\\\n\u001b[31m\u007f\u009b` + "\u2028\ufffd\ufffd€\""},
-		{quoteTerminal, `a"\\n\u001b[31m\u007f\u009b` + "\u2028\ufffd\ufffd€"},
+		{quoteJSON, `"a\"\\\n\u001b[31m` + "\x7f\u009b\u2028\ufffd\ufffd€\u202e\U000e0041\""},
+		{quoteNone, "a\"\\\n\x1b[31m\x7f\u009b\u2028\ufffd\ufffd€\u202e\U000e0041"},
+		{quoteJSONTerminal, `"a\"\\\n\u001b[31m\u007f\u009b\u2028` + "\ufffd\ufffd€" + `\u202e\udb40\udc41"`},
+		{quoteTerminal, `a"\\n\u001b[31m\u007f\u009b\u2028` + "\ufffd\ufffd€" + `\u202e\udb40\udc41`},
 	} {
 		if got := string(appendText(nil, []byte(in), tt.q)); got != tt.want {
 			t.Errorf("got %q, want %q", got, tt.want)
+		}
+		dst := make([]byte, 0, 200)
+		if n := testing.AllocsPerRun(10, func() { _ = appendText(dst, []byte(in), tt.q) }); n != 0 {
+			t.Errorf("%v allocations", n)
 		}
 	}
 }

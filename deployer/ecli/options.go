@@ -29,7 +29,8 @@ type Options struct {
 	// ReadySocket is the path of the unix socket that is there from when every
 	// program is attached until they are detached. Empty is none.
 	ReadySocket string
-	// Status is told of each change; nil writes the record as a line to Stderr.
+	// Status is told of each change; nil writes the record as a line to
+	// Stderr, for programs, and none where that is a terminal.
 	Status func(manifest.Status)
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time

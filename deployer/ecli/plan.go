@@ -136,7 +136,7 @@ func (p *plan) planExport(meta *manifest.Meta, spec *ebpf.CollectionSpec) error 
 	if len(meta.ExportTypes) == 0 {
 		return manifest.WithKind(manifest.KindFailure,
 			fmt.Errorf("map %s: the package does not say which struct its events are", export.Name),
-			"Give the compiler the header with the struct: ecc SOURCE.bpf.c HEADER.h.")
+			"Build it again with a header that has the struct: ecc SOURCE.bpf.c HEADER.h.")
 	}
 	var err error
 	if p.layout, err = exportLayout(spec.Types, &meta.ExportTypes[0]); err != nil {

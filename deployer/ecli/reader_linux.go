@@ -12,7 +12,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 )
 
 // flushSize is how many bytes of output are collected while events keep coming;
@@ -126,12 +125,3 @@ func (r *eventReader) wait(done <-chan error) error {
 }
 
 func (r *eventReader) close() error { return r.ring.Close() }
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}

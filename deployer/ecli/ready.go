@@ -4,6 +4,7 @@ package ecli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -59,16 +60,27 @@ func listenReady(path string) (io.Closer, error) {
 		_ = os.Remove(fresh)
 		return nil, fmt.Errorf("listen for readiness: %w", err)
 	}
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
+	go greet(l)
+	return &readySocket{l, path}, nil
+}
+
+// acceptPause is how long greet waits after a connection that failed, for want of
+// a file descriptor for instance.
+const acceptPause = 100 * time.Millisecond
+
+// greet closes each connection, until l is closed.
+func greet(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			time.Sleep(acceptPause)
+		default:
 			_ = conn.Close()
 		}
-	}()
-	return &readySocket{l, path}, nil
+	}
 }
 
 // Close removes the socket and stops listening.

@@ -3,11 +3,15 @@
 package ecli
 
 import (
+	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 func TestReady(t *testing.T) {
@@ -69,4 +73,46 @@ func TestReadyTakesNoFile(t *testing.T) {
 	if data, _ := os.ReadFile(path); string(data) != "precious" {
 		t.Error("the file is gone")
 	}
+}
+
+// failingListener fails once, as when the process has no file descriptor left.
+type failingListener struct {
+	net.Listener
+	failed bool
+}
+
+func (l *failingListener) Accept() (net.Conn, error) {
+	if !l.failed {
+		l.failed = true
+		return nil, syscall.EMFILE
+	}
+	return l.Listener.Accept()
+}
+
+// TestReadyAfterAFailure: a connection that fails is not the last one.
+func TestReadyAfterAFailure(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "ready.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		greet(&failingListener{Listener: l})
+	}()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It is closed once it was accepted.
+	if err := conn.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("nobody takes connections any more: %v", err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-done
 }

@@ -46,10 +46,10 @@ func Run(ctx context.Context, o Options) error {
 	case err != nil:
 		return err
 	case request == requestHelp:
-		_, err := io.WriteString(o.Stdout, line.helpText())
+		_, err := io.WriteString(o.Stdout, TextFor(o.Stdout, line.helpText()))
 		return err
 	case request == requestVersion:
-		_, err := io.WriteString(o.Stdout, line.versionText())
+		_, err := io.WriteString(o.Stdout, TextFor(o.Stdout, line.versionText()))
 		return err
 	}
 	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(o.Package.Object))
@@ -68,7 +68,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	for _, w := range p.warnings {
-		fmt.Fprintf(o.Stderr, "warning: %s\n", w)
+		fmt.Fprintf(o.Stderr, "warning: %s\n", TextFor(o.Stderr, w))
 	}
 	in, err := start(p, spec, &o)
 	if err != nil {
@@ -231,8 +231,25 @@ func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	return coll, nil
 }
 
+// memlockHint is what cilium/ebpf adds where the kernel refuses a map or a
+// program before it looks at it. The limit was raised where that can be; what is
+// missing are rights.
+const memlockHint = " (MEMLOCK may be too low, consider rlimit.RemoveMemlock)"
+
+// A reworded error is err in other words.
+type reworded struct {
+	text string
+	err  error
+}
+
+func (r *reworded) Error() string { return r.text }
+func (r *reworded) Unwrap() error { return r.err }
+
 // explain gives an error of the kernel its kind, and says what to do.
 func explain(err error) error {
+	if text := err.Error(); strings.Contains(text, memlockHint) {
+		err = &reworded{strings.ReplaceAll(text, memlockHint, ""), err}
+	}
 	var verifier *ebpf.VerifierError
 	switch {
 	case manifest.AdviceOf(err) != "":
@@ -249,7 +266,7 @@ func explain(err error) error {
 		return err
 	case errors.Is(err, fs.ErrPermission):
 		return manifest.WithKind(manifest.KindPrecondition, err,
-			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (BPF and PERFMON for tracing, BPF and NET_ADMIN for networking).")
+			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (CAP_BPF and CAP_PERFMON for tracing, CAP_BPF and CAP_NET_ADMIN for networking).")
 	}
 	return err
 }

@@ -263,7 +263,7 @@ func TestMalformedEvents(t *testing.T) {
 	if want := "map events: an event of 15 bytes is left out: struct record takes 16 (1 left out so far)\n"; s.err.String() != want {
 		t.Errorf("stderr: %s", s.err.String())
 	}
-	if len(s.statuses) != 3 || s.statuses[1].Event != manifest.StatusLost {
+	if len(s.statuses) != 3 || s.statuses[1].Event != manifest.StatusMalformed {
 		t.Errorf("statuses: %+v", s.statuses)
 	}
 }
@@ -289,12 +289,12 @@ func TestStatusLine(t *testing.T) {
 	r.malformedEvent("events", 3, l)
 	r.malformedEvent("events", 4, l) // too soon for another line
 	r.due()
-	r.now = func() time.Time { return testClock().Add(lossInterval) }
+	r.now = func() time.Time { return testClock().Add(malformedInterval) }
 	r.due()
 	r.due()
 	var losses []uint64
 	for line := range strings.Lines(out.String()) {
-		if st, ok := manifest.DecodeStatus([]byte(line)); ok && st.Event == manifest.StatusLost {
+		if st, ok := manifest.DecodeStatus([]byte(line)); ok && st.Event == manifest.StatusMalformed {
 			losses = append(losses, st.Malformed["events"])
 		}
 	}

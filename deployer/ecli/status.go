@@ -11,8 +11,8 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// lossInterval is the least time between two records of loss.
-const lossInterval = 10 * time.Second
+// malformedInterval is the least time between two records of events left out.
+const malformedInterval = 10 * time.Second
 
 // A reporter tells how an instance is: records of its status, and lines about
 // events that did not fit their type.
@@ -31,7 +31,11 @@ type reporter struct {
 func newReporter(o *Options, kernel string) *reporter {
 	r := &reporter{stderr: o.Stderr, tell: o.Status, now: o.Now, kernel: kernel}
 	if r.tell == nil {
+		forPeople := isTerminal(o.Stderr)
 		r.tell = func(s manifest.Status) {
+			if forPeople {
+				return
+			}
 			if line, err := manifest.EncodeStatus(s); err == nil {
 				fmt.Fprintf(o.Stderr, "%s\n", line)
 			}
@@ -59,19 +63,19 @@ func (r *reporter) malformedEvent(mapName string, size int, l *layout) {
 	r.malformed[mapName]++
 	r.pending = true
 	now := r.now()
-	if !r.last.IsZero() && now.Sub(r.last) < lossInterval {
+	if !r.last.IsZero() && now.Sub(r.last) < malformedInterval {
 		return
 	}
 	r.last = now
-	fmt.Fprintf(r.stderr, "map %s: an event of %d bytes is left out: struct %s takes %d (%d left out so far)\n",
-		mapName, size, l.name, l.need, r.malformed[mapName])
-	r.record(manifest.StatusLost)
+	fmt.Fprint(r.stderr, TextFor(r.stderr, fmt.Sprintf("map %s: an event of %d bytes is left out: struct %s takes %d (%d left out so far)\n",
+		mapName, size, l.name, l.need, r.malformed[mapName])))
+	r.record(manifest.StatusMalformed)
 }
 
-// due tells of losses that came too soon after the record before.
+// due tells of events left out that came too soon after the record before.
 func (r *reporter) due() {
-	if r.pending && r.now().Sub(r.last) >= lossInterval {
+	if r.pending && r.now().Sub(r.last) >= malformedInterval {
 		r.last = r.now()
-		r.record(manifest.StatusLost)
+		r.record(manifest.StatusMalformed)
 	}
 }
