@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 )
@@ -24,18 +25,15 @@ const (
 	maxBuilder = 450_000_000
 )
 
-// realOptions builds the real programs.
+// realOptions builds the programs of the images, as `make images` does.
 func realOptions(t *testing.T) Options {
 	t.Helper()
-	o := Options{Binaries: t.TempDir(), Log: testLog{t}}
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w",
-		"-tags=urfave_cli_no_docs", "-o", o.Binaries, "./cmd/ebpm", "./cmd/ecli", "./cmd/ecc")
+	build := exec.CommandContext(t.Context(), "make", "image-programs")
 	build.Dir = "../.."
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the programs: %v\n%s", err, out)
 	}
-	return o
+	return Options{Binaries: "../../bin/image", Log: testLog{t}}
 }
 
 // The real images are small enough, and alike whether the Debian layer comes
@@ -62,7 +60,7 @@ func TestRealImages(t *testing.T) {
 			t.Errorf("image %s has the digests %s and %s", a.Name, x, y)
 		}
 	}
-	t.Run("ecc", func(t *testing.T) { testCompile(t, cold[1]) })
+	t.Run("ecc", func(t *testing.T) { testCompile(t, cold[1], filepath.Join(o.Binaries, "ecc")) })
 }
 
 func digestOf(t *testing.T, image v1.Image) v1.Hash {
@@ -85,8 +83,9 @@ mount --bind "$tmp" "$root/tmp"
 mount --rbind /dev "$root/dev"
 exec chroot --userspec=65532:65532 "$root" /usr/local/bin/"$@"`
 
-// testCompile runs ecc in the image.
-func testCompile(t *testing.T, image v1.Image) {
+// testCompile runs ecc in the image, and the same program on this machine: both
+// make the same bytes.
+func testCompile(t *testing.T, image v1.Image, local string) {
 	if os.Geteuid() != 0 {
 		t.Skip("mount and chroot need root")
 	}
@@ -125,13 +124,36 @@ char LICENSE[] SEC("license") = "GPL";
 	}
 	ecc := exec.CommandContext(t.Context(), "unshare", "--mount", "sh", "-c", container, "sh",
 		root, tmp, "ecc", "/tmp/count.bpf.c", "-o", "/tmp")
-	ecc.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/tmp"}
+	ecc.Env = []string{"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR=/tmp", "EBPM_BUILD_FACTS=/tmp/build.json"}
 	if out, err := ecc.CombinedOutput(); err != nil {
 		t.Fatalf("ecc: %v\n%s", err, out)
 	}
-	if info, err := os.Stat(filepath.Join(tmp, "package.json")); err != nil || info.Size() == 0 {
-		t.Errorf("package.json: %v, %v", info, err)
+
+	here := t.TempDir()
+	name = filepath.Join(here, "count.bpf.c")
+	writeFile(t, name, source, 0o644)
+	ecc = exec.CommandContext(t.Context(), local, name)
+	ecc.Env = append(os.Environ(), "EBPM_BUILD_FACTS="+filepath.Join(here, "build.json"))
+	if out, err := ecc.CombinedOutput(); err != nil {
+		t.Fatalf("ecc on this machine: %v\n%s", err, out)
 	}
+	if diff := cmp.Diff(readFile(t, tmp, "build.json"), readFile(t, here, "build.json")); diff != "" {
+		t.Skipf("this machine compiles with something else (image -, machine +):\n%s", diff)
+	}
+	for _, file := range []string{"count.bpf.o", "package.json"} {
+		if readFile(t, tmp, file) != readFile(t, here, file) {
+			t.Errorf("%s differs between the image and this machine", file)
+		}
+	}
+}
+
+func readFile(t *testing.T, dir, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil || len(data) == 0 {
+		t.Fatalf("%s: %d bytes, %v", name, len(data), err)
+	}
+	return string(data)
 }
 
 // unpack writes the image's files to root.
