@@ -83,7 +83,8 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 		}
 		// What was not finished, by whoever asked for it, may be waited for.
 		result.Previous = nil
-		return c.follow(ctx, p.current.move.ID, result, o)
+		result, err := c.follow(ctx, p.current.move.ID, result, o)
+		return result, interruptedFirst(err, len(p.current.revisions) <= 1)
 	}
 	if err := c.ensureNamespace(ctx); err != nil {
 		return nil, err
@@ -104,7 +105,8 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 			return nil, c.failed("create", "daemonsets", name, err)
 		}
 		result, err := c.follow(ctx, id, result, o)
-		return c.removeFailed(ctx, result, err, o)
+		result, err = c.removeFailed(ctx, result, err, o)
+		return result, interruptedFirst(err, true)
 	}
 	c.recordLeft(ctx, p.current, result)
 	reason := "change"
@@ -118,6 +120,14 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 		return nil, err
 	}
 	return c.follow(ctx, id, result, o)
+}
+
+// interruptedFirst completes an [*Interrupted] in err's chain.
+func interruptedFirst(err error, created bool) error {
+	if interrupted := (*Interrupted)(nil); errors.As(err, &interrupted) {
+		interrupted.Created = created
+	}
+	return err
 }
 
 // state returns the revision that r is in, in its public form.

@@ -5,9 +5,11 @@ package deployer
 import (
 	"context"
 	"errors"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ebpm/ebpm/manifest"
 	appsv1 "k8s.io/api/apps/v1"
@@ -347,14 +349,138 @@ func TestTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Deploy(t.Context(), p, RolloutOptions{Timeout: 1, KeepFailed: true})
-	wantKind(t, err, manifest.KindFailure, "no progress for 1ns", `FailedMount: secret "team" not found`)
+	_, err = c.Deploy(t.Context(), p, RolloutOptions{Timeout: time.Second, KeepFailed: true})
+	wantKind(t, err, manifest.KindFailure, "no progress for 1s", `FailedMount: secret "team" not found`)
 	p, err = c.PlanDeploy(t.Context(), DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.1.0"), Image: testImage})
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = c.Deploy(t.Context(), p, RolloutOptions{Deadline: 1})
-	wantKind(t, err, manifest.KindFailure, "not finished after 1ns")
+	_, err = c.Deploy(t.Context(), p, RolloutOptions{Deadline: time.Second})
+	wantKind(t, err, manifest.KindFailure, "not finished after 1s")
+}
+
+// The time of a wait runs while the watch is not established, and what keeps it
+// from that is told: once on the way, and at the end. A release that is not seen
+// is not removed.
+func TestWatchIsNotEstablished(t *testing.T) {
+	down := &url.Error{Op: "Get", URL: "https://cluster", Err: errors.New("connection refused")}
+	c := newTestCluster(t, "node1")
+	c.fake.PrependWatchReactor("pods", func(clienttesting.Action) (bool, watch.Interface, error) { return true, nil, down })
+	p, err := c.PlanDeploy(t.Context(), DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0"), Targets: &Targets{All: true}, Image: testImage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var warnings []string
+	_, err = c.Deploy(t.Context(), p, RolloutOptions{Deadline: time.Second, Progress: func(p Progress) {
+		if p.Node != "" {
+			t.Errorf("progress %+v", p)
+		}
+		warnings = append(warnings, p.Warning)
+	}})
+	wantKind(t, err, manifest.KindPrecondition, "its rollout is not seen: not finished after 1s: reach the cluster: ", "connection refused", "is the cluster up?")
+	if len(warnings) != 1 || !strings.Contains(warnings[0], "connection refused") {
+		t.Errorf("warnings %q", warnings)
+	}
+	deleted, err := c.Delete(t.Context(), "opensnoop", DeleteOptions{Timeout: time.Second / 4})
+	if deleted != nil || err == nil || !strings.Contains(err.Error(), "it was not deleted: no progress for 250ms") || !strings.Contains(err.Error(), "connection refused") {
+		t.Errorf("delete: %+v, %v", deleted, err)
+	}
+	if _, err := c.Status(t.Context(), "opensnoop"); err != nil {
+		t.Error(err)
+	}
+}
+
+// What goes on after an interruption is said: a rollout, or a removal, and whether
+// there is an earlier revision.
+func TestInterruptedSaysWhatGoesOn(t *testing.T) {
+	stuck := func(string, *corev1.PodTemplateSpec) *corev1.ContainerStatus {
+		return &corev1.ContainerStatus{State: running}
+	}
+	interrupt := func(t *testing.T, do func(ctx context.Context, cancel func()) error) *Interrupted {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		err := do(ctx, cancel)
+		var interrupted *Interrupted
+		if !errors.As(err, &interrupted) || interrupted.Release != "opensnoop" {
+			t.Fatalf("error %v", err)
+		}
+		return interrupted
+	}
+	deploy := func(c *testCluster, tag string) func(context.Context, func()) error {
+		return func(ctx context.Context, cancel func()) error {
+			p, err := c.PlanDeploy(ctx, DeployOptions{Package: testPackage(t, "event-one", "opensnoop", tag), Targets: &Targets{All: true}, Image: testImage})
+			if err != nil {
+				return err
+			}
+			_, err = c.Deploy(ctx, p, RolloutOptions{Progress: func(Progress) { cancel() }})
+			return err
+		}
+	}
+	// keepPods deletes as a node does that does not end its Pods.
+	keepPods := func(c *testCluster, then func()) {
+		c.fake.PrependReactor("delete", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) {
+			then()
+			return true, nil, nil
+		})
+	}
+	t.Run("first deploy", func(t *testing.T) {
+		c := newTestCluster(t, "node1")
+		c.behave = stuck
+		if got := interrupt(t, deploy(c, "1.0.0")); !got.Created || got.Removal || !strings.HasSuffix(got.Error(), "its rollout goes on") {
+			t.Errorf("%+v: %v", got, got)
+		}
+		if got := interrupt(t, deploy(c, "1.0.0")); !got.Created {
+			t.Errorf("waited for again: %+v", got)
+		}
+	})
+	t.Run("upgrade", func(t *testing.T) {
+		c := newTestCluster(t, "node1")
+		c.mustDeploy(t, "1.0.0")
+		c.behave = stuck
+		if got := interrupt(t, deploy(c, "1.1.0")); got.Created || got.Removal {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("delete", func(t *testing.T) {
+		c := newTestCluster(t, "node1")
+		c.mustDeploy(t, "1.0.0")
+		got := interrupt(t, func(ctx context.Context, cancel func()) error {
+			keepPods(c, cancel)
+			result, err := c.Delete(ctx, "opensnoop", DeleteOptions{})
+			if result == nil {
+				t.Error("no result")
+			}
+			return err
+		})
+		if !got.Removal || !strings.HasSuffix(got.Error(), "its removal goes on") {
+			t.Errorf("%+v: %v", got, got)
+		}
+	})
+	t.Run("removal of a first deploy", func(t *testing.T) {
+		c := newTestCluster(t, "node1")
+		c.failTag("1.0.0", "no BTF")
+		got := interrupt(t, func(ctx context.Context, cancel func()) error {
+			keepPods(c, cancel)
+			return deploy(c, "1.0.0")(ctx, func() {})
+		})
+		if !got.Removal || !got.Created {
+			t.Errorf("%+v", got)
+		}
+	})
+	t.Run("before a delete", func(t *testing.T) {
+		c := newTestCluster(t, "node1")
+		c.mustDeploy(t, "1.0.0")
+		ctx, cancel := context.WithCancel(t.Context())
+		c.fake.PrependWatchReactor("pods", func(clienttesting.Action) (bool, watch.Interface, error) {
+			cancel()
+			return true, nil, errors.New("interrupted")
+		})
+		result, err := c.Delete(ctx, "opensnoop", DeleteOptions{})
+		if result != nil || !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "it was not deleted") {
+			t.Errorf("result %+v, error %v", result, err)
+		}
+	})
 }
 
 func TestMissingRights(t *testing.T) {

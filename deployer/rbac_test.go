@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -103,7 +104,7 @@ func TestRBAC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.Deploy(t.Context(), p2, RolloutOptions{Deadline: 1}); err == nil {
+	if _, err := c.Deploy(t.Context(), p2, RolloutOptions{Deadline: time.Second}); err == nil {
 		t.Fatal("the upgrade did not time out")
 	}
 	if err := c.nudge(t.Context(), "opensnoop"); err != nil {

@@ -17,9 +17,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// DefaultTimeout is how long a rollout may stand still.
-const DefaultTimeout = 2 * time.Minute
-
 // RolloutOptions say how to wait for a move.
 type RolloutOptions struct {
 	// NoWait returns as soon as the cluster knows what is wanted.
@@ -34,9 +31,12 @@ type RolloutOptions struct {
 	Progress func(Progress)
 }
 
-// Progress is a change of one node. Its cause has one line.
+// Progress is a change of one node, whose cause has one line, or a warning.
 type Progress struct {
 	NodeResult
+	// Warning, if set, is why the release is not watched now; it is tried again,
+	// and there is no node.
+	Warning string
 	// Attached counts the nodes that have the new revision, of Desired.
 	Attached, Desired int
 }
@@ -62,16 +62,26 @@ type Result struct {
 	Seconds float64 `json:"seconds,omitempty"`
 }
 
-// Interrupted is the error of a wait that its context ended. The rollout goes
-// on in the cluster.
+// Interrupted is the error of a wait that its context ended. What was waited for
+// goes on in the cluster.
 type Interrupted struct {
 	Release string
+	// Removal is true when the end of the release was waited for, else it was a
+	// rollout.
+	Removal bool
+	// Created is true when the release has no earlier revision, so that there is
+	// nothing to roll back to.
+	Created bool
 	Err     error
 }
 
-// Error says that the rollout goes on.
+// Error says what goes on.
 func (e *Interrupted) Error() string {
-	return fmt.Sprintf("release %s: no longer waited for (%v); its rollout goes on", e.Release, e.Err)
+	doing := "rollout"
+	if e.Removal {
+		doing = "removal"
+	}
+	return fmt.Sprintf("release %s: no longer waited for (%v); its %s goes on", e.Release, e.Err, doing)
 }
 
 // Unwrap returns the error of the context.
@@ -268,72 +278,50 @@ func (t *tracker) update(v view) (progress bool, changed []NodeResult) {
 // wait watches a rollout to the move id until it is done, stuck, out of time or
 // taken over by another move. nodes are those to wait for.
 func (c *Client) wait(ctx context.Context, name string, id int64, nodes []string, o RolloutOptions) (view, error) {
-	timeout := o.Timeout
-	if timeout == 0 {
-		timeout = DefaultTimeout
-	}
-	watchCtx, stop := context.WithCancel(ctx)
-	defer stop()
-	w, err := c.watch(watchCtx, name)
-	if err != nil {
-		return view{}, err
-	}
-	still := time.NewTimer(timeout)
-	defer still.Stop()
-	var deadline <-chan time.Time
-	if o.Deadline > 0 {
-		timer := time.NewTimer(o.Deadline)
-		defer timer.Stop()
-		deadline = timer.C
-	}
-	nudge := time.NewTicker(nudgeAfter)
-	defer nudge.Stop()
 	var t tracker
-	var v view
-	for {
-		ds, pods := w.read()
-		if ds == nil {
-			return v, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: somebody deleted it during its rollout", name), "")
-		}
-		if m := readMove(ds.Spec.Template.Annotations); m.ID != id {
-			return v, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: another move took over (%s to %s by %q)", name, m.Reason, m.pkg(), m.User), "ebpm history "+name+" shows it.")
-		}
-		v = viewOf(ds, pods, id, nodes)
-		progress, changed := t.update(v)
+	v := viewOf(&appsv1.DaemonSet{}, nil, id, nodes)
+	tell := func(p Progress) {
 		if o.Progress != nil {
+			p.Attached, p.Desired = v.attached(), len(nodes)
+			o.Progress(p)
+		}
+	}
+	err := c.await(ctx, awaited{
+		release: name, timeout: o.Timeout, deadline: o.Deadline,
+		look: func(ds *appsv1.DaemonSet, pods []*corev1.Pod) (progress, done bool, err error) {
+			if ds == nil {
+				return false, false, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: somebody deleted it during its rollout", name), "")
+			}
+			if m := readMove(ds.Spec.Template.Annotations); m.ID != id {
+				return false, false, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: another move took over (%s to %s by %q)", name, m.Reason, m.pkg(), m.User), "ebpm history "+name+" shows it.")
+			}
+			v = viewOf(ds, pods, id, nodes)
+			progress, changed := t.update(v)
 			for _, n := range changed {
 				// The rest is in the error, once.
 				n.Cause = firstLine(n.Cause)
-				o.Progress(Progress{NodeResult: n, Attached: v.attached(), Desired: len(nodes)})
+				tell(Progress{NodeResult: n})
 			}
-		}
-		if progress {
-			still.Reset(timeout)
-		}
-		switch {
-		case v.done():
-			return v, nil
-		case v.stuck():
-			return v, c.unfinished(ctx, name, v, "every new instance fails, again after a restart")
-		}
-		select {
-		case <-ctx.Done():
-			return v, &Interrupted{Release: name, Err: context.Cause(ctx)}
-		case err := <-w.failed:
-			return v, err
-		case <-still.C:
-			return v, c.unfinished(ctx, name, v, fmt.Sprintf("no progress for %s", timeout))
-		case <-deadline:
-			return v, c.unfinished(ctx, name, v, fmt.Sprintf("not finished after %s", o.Deadline))
-		case <-nudge.C:
+			if v.stuck() {
+				return progress, false, c.unfinished(ctx, name, v, "every new instance fails, again after a restart")
+			}
+			return progress, v.done(), nil
+		},
+		idle: func() error {
 			if v.overdue(c.now()) {
-				if err := c.nudge(ctx, name); err != nil {
-					return v, err
-				}
+				return c.nudge(ctx, name)
 			}
-		case <-w.changed:
+			return nil
+		},
+		warn: func(err error) { tell(Progress{Warning: firstLine(err.Error())}) },
+	})
+	if late := (*lateError)(nil); errors.As(err, &late) {
+		if late.blind != nil {
+			return v, late.notSeen(name, "rollout")
 		}
+		return v, c.unfinished(ctx, name, v, late.why)
 	}
+	return v, err
 }
 
 // nudgeAfter is how long Kubernetes may take to end an old instance once it may.
