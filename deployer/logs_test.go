@@ -65,7 +65,7 @@ func TestLogsMerge(t *testing.T) {
 		pods["node2"]: stampLine(1.5, attachedRecord) + stampLine(3, `{"pid":2}`) + stampLine(4, "a word about a map") + stampLine(4.5, ""),
 	})
 	var out bytes.Buffer
-	if err := c.Logs(t.Context(), "opensnoop", LogOptions{}, NewJSONLogPrinter(&out)); err != nil {
+	if err := c.Logs(t.Context(), "opensnoop", LogOptions{}, NewJSONLogPrinter(&out, false)); err != nil {
 		t.Fatal(err)
 	}
 	want := fmt.Sprintf(`{"node":"node1","pod":%[1]q,"revision":1,"time":"2026-03-01T12:00:02Z","event":{"pid":1}}
@@ -307,11 +307,27 @@ func TestLogPrinter(t *testing.T) {
 func TestJSONLogPrinterKeepsTheEvent(t *testing.T) {
 	var out bytes.Buffer
 	event := `{"comm":"<a>&` + "\u2028" + `","n":1.0}`
-	if err := NewJSONLogPrinter(&out)(LogEntry{Node: "n", Event: json.RawMessage(event)}); err != nil {
+	if err := NewJSONLogPrinter(&out, false)(LogEntry{Node: "n", Event: json.RawMessage(event)}); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out.String(), `"event":`+event+`}`) {
 		t.Errorf("got %s", &out)
+	}
+}
+
+func TestJSONLogPrinterOnTerminal(t *testing.T) {
+	events := map[string]string{
+		`{"comm":"é \\u001b ` + "\u009b2J\u202e\u007f\U000e0001\x9b" + `"}`: `{"comm":"é \\u001b \u009b2J\u202e\u007f\udb40\udc01\ufffd"}`,
+		`{"n":1.0}`: `{"n":1.0}`,
+	}
+	for event, want := range events {
+		var out bytes.Buffer
+		if err := NewJSONLogPrinter(&out, true)(LogEntry{Node: "n", Event: json.RawMessage(event)}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasSuffix(out.String(), `"event":`+want+"}\n") || !json.Valid(out.Bytes()) {
+			t.Errorf("got %q, want %q", out.String(), want)
+		}
 	}
 }
 
@@ -415,7 +431,7 @@ func FuzzLogLines(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, r := range out.String() {
-			if r != '\n' && unsafeRune(r) {
+			if r != '\n' && manifest.TerminalUnsafe(r) {
 				t.Fatalf("%q reached the terminal", r)
 			}
 		}

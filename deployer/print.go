@@ -8,11 +8,12 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
-	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // LogPrinter prints log entries as a table: a header with NODE, TIME and the
@@ -40,10 +41,10 @@ func (p *LogPrinter) Print(e LogEntry) error {
 		return err
 	}
 	row := &row{}
-	row.cell(p.offsets[0], escape(e.Node))
+	row.cell(p.offsets[0], manifest.TerminalText(e.Node, false))
 	row.cell(p.offsets[1], e.Time.In(p.zone).Format(timeFormat))
 	if e.Event == nil {
-		row.cell(p.offsets[2], escape(e.Notice))
+		row.cell(p.offsets[2], manifest.TerminalText(e.Notice, false))
 		return row.print(p.w)
 	}
 	fields := map[string]json.RawMessage{}
@@ -56,7 +57,7 @@ func (p *LogPrinter) Print(e LogEntry) error {
 		known = known || ok
 	}
 	if !known {
-		row.cell(p.offsets[2], escape(string(e.Event)))
+		row.cell(p.offsets[2], manifest.TerminalText(string(e.Event), false))
 		return row.print(p.w)
 	}
 	for i, c := range p.columns {
@@ -86,13 +87,13 @@ func (p *LogPrinter) header(e LogEntry) error {
 	}
 	p.started = true
 	// Names of nodes are much of a length.
-	second := max(len("NODE"), utf8.RuneCountInString(escape(e.Node))) + 1
+	second := max(len("NODE"), utf8.RuneCountInString(manifest.TerminalText(e.Node, false))) + 1
 	p.offsets = []int{0, second, second + len(timeFormat) + 1}
 	row := &row{}
 	row.cell(p.offsets[0], "NODE")
 	row.cell(p.offsets[1], "TIME")
 	for i, c := range p.columns {
-		name := strings.ToUpper(escape(c))
+		name := strings.ToUpper(manifest.TerminalText(c, false))
 		row.cell(p.offsets[i+2], name)
 		p.offsets = append(p.offsets, p.offsets[i+2]+max(utf8.RuneCountInString(name), 6)+1)
 	}
@@ -129,51 +130,53 @@ func valueText(value json.RawMessage) string {
 		if s == "" {
 			return `""`
 		}
-		return escape(s)
+		return manifest.TerminalText(s, false)
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, value); err != nil {
-		return escape(string(value))
+		return manifest.TerminalText(string(value), false)
 	}
-	return escape(compact.String())
-}
-
-// escape makes text harmless for a terminal: names of commands and files are
-// chosen by whoever runs them, and control characters move cursors.
-func escape(s string) string {
-	if !strings.ContainsFunc(s, unsafeRune) {
-		return s
-	}
-	var b strings.Builder
-	for i, r := range s {
-		switch {
-		case r == utf8.RuneError && !strings.HasPrefix(s[i:], "\uFFFD"):
-			fmt.Fprintf(&b, `\x%02x`, s[i])
-		case unsafeRune(r):
-			quoted := strconv.QuoteRuneToASCII(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
-
-// unsafeRune reports what a terminal acts on: control characters, and marks that
-// turn the direction of text.
-func unsafeRune(r rune) bool {
-	return unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp) || r == utf8.RuneError
+	return manifest.TerminalText(compact.String(), false)
 }
 
 // NewJSONLogPrinter returns a function that prints entries as one JSON object a
-// line, the event to the byte as the runner printed it.
-func NewJSONLogPrinter(w io.Writer) func(LogEntry) error {
-	encoder := json.NewEncoder(w)
+// line, the event to the byte as the runner printed it. Where w is a terminal,
+// what it would act on is escaped as JSON does.
+func NewJSONLogPrinter(w io.Writer, terminal bool) func(LogEntry) error {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
 	encoder.SetEscapeHTML(false)
 	return func(e LogEntry) error {
+		line.Reset()
 		if err := encoder.Encode(e); err != nil {
-			return fmt.Errorf("print entry of node %s: %w", e.Node, err)
+			return fmt.Errorf("encode entry of node %s: %w", e.Node, err)
 		}
-		return nil
+		out := line.Bytes()
+		if terminal {
+			out = escapeJSON(out)
+		}
+		_, err := w.Write(out)
+		return err
 	}
+}
+
+// escapeJSON escapes what a terminal acts on in a line of JSON, where it can be
+// in strings only.
+func escapeJSON(line []byte) []byte {
+	var out []byte
+	for len(line) > 0 {
+		r, size := utf8.DecodeRune(line)
+		switch {
+		case r == utf8.RuneError && size == 1:
+			out = append(out, `\ufffd`...) // as a reader of JSON takes it
+		case r == '\n' || !manifest.TerminalUnsafe(r):
+			out = append(out, line[:size]...)
+		default:
+			for _, unit := range utf16.Encode([]rune{r}) {
+				out = fmt.Appendf(out, `\u%04x`, unit)
+			}
+		}
+		line = line[size:]
+	}
+	return out
 }
