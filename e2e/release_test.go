@@ -246,7 +246,7 @@ func TestInterruptDeploy(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("exit %d, want 130: %s", code, stderr.String())
 	}
-	for _, word := range []string{"goes on", "ebpm status interrupted", "ebpm rollback interrupted"} {
+	for _, word := range []string{"goes on", "ebpm status interrupted", "ebpm delete interrupted"} {
 		if !strings.Contains(stderr.String(), word) {
 			t.Errorf("stderr does not say %q: %s", word, stderr.String())
 		}

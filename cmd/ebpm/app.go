@@ -24,8 +24,8 @@ const exitInterrupted = 130
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
-	// terminal says that a person looks at err: progress is for them.
-	terminal bool
+	// A person looks at out, or at err: progress is for them.
+	outTerminal, errTerminal bool
 }
 
 // errNoReader is the error of a write to a stdout that nobody reads any more.
@@ -93,7 +93,7 @@ func (s *session) say(format string, args ...any) {
 
 // progress prints a line for a person who waits; a log needs only the end.
 func (s *session) progress(format string, args ...any) {
-	if s.terminal {
+	if s.errTerminal {
 		s.say(format, args...)
 	}
 }

@@ -40,6 +40,10 @@ func (s *session) deleteCommand() *cli.Command {
 			var failed error
 			for _, name := range args {
 				d, err := cluster.Delete(c.Context, name, deployer.DeleteOptions{Timeout: c.Duration("timeout")})
+				var interrupted *deployer.Interrupted
+				if errors.As(err, &interrupted) {
+					return interruptedText(interrupted)
+				}
 				failed = errors.Join(failed, err)
 				if d == nil {
 					continue

@@ -247,9 +247,7 @@ func (s *session) printPlan(c *cli.Context, plan *deployer.Plan) error {
 func (s *session) finishRollout(c *cli.Context, r *deployer.Result, err error) error {
 	var interrupted *deployer.Interrupted
 	if errors.As(err, &interrupted) {
-		return errInterrupted(fmt.Sprintf("interrupted: the rollout of %s goes on without this command\n"+
-			"  watch it:  ebpm status %[1]s\n"+
-			"  undo it:   ebpm rollback %[1]s", interrupted.Release))
+		return interruptedText(interrupted)
 	}
 	if r == nil {
 		return err
@@ -262,11 +260,27 @@ func (s *session) finishRollout(c *cli.Context, r *deployer.Result, err error) e
 			{"RELEASE", "ACTION", "PACKAGE", "REVISION", "ATTACHED", "SECONDS", "DIGEST"},
 			{
 				r.Name, string(r.Action), packageName(r.Reference), strconv.FormatInt(r.Revision, 10),
-				fmt.Sprintf("%d/%d", r.Attached, r.Desired), strconv.FormatFloat(r.Seconds, 'f', 1, 64), shortDigest(r.Digest),
+				fmt.Sprintf("%d/%d", r.Attached, r.Desired), strconv.FormatFloat(r.Seconds, 'f', 1, 64), deployer.ShortDigest(r.Digest),
 			},
 		},
 	})
 	return errors.Join(err, printErr)
+}
+
+// interruptedText says what goes on without the command, how to watch it and how
+// to undo it.
+func interruptedText(i *deployer.Interrupted) error {
+	undo := "rollback"
+	switch {
+	case i.Removal:
+		return errInterrupted(fmt.Sprintf("interrupted: the removal of %s goes on without this command\n"+
+			"  watch it:  ebpm list", i.Release))
+	case i.Created:
+		undo = "delete"
+	}
+	return errInterrupted(fmt.Sprintf("interrupted: the rollout of %s goes on without this command\n"+
+		"  watch it:  ebpm status %[1]s\n"+
+		"  undo it:   ebpm %[2]s %[1]s", i.Release, undo))
 }
 
 // packageName is REPOSITORY:TAG of a full reference.

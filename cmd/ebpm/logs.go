@@ -37,7 +37,7 @@ func (s *session) logsCommand() *cli.Command {
 			var emit func(deployer.LogEntry) error
 			switch format := c.String("output"); format {
 			case "json":
-				emit = deployer.NewJSONLogPrinter(s.out)
+				emit = deployer.NewJSONLogPrinter(s.out, s.outTerminal)
 			case "table":
 				emit = deployer.NewLogPrinter(s.out, time.Local).Print
 			default:

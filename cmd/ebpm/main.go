@@ -22,6 +22,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
-	code := run(ctx, os.Args, stdio{in: os.Stdin, out: &resultWriter{w: os.Stdout}, err: os.Stderr, terminal: term.IsTerminal(int(os.Stderr.Fd()))})
+	code := run(ctx, os.Args, stdio{in: os.Stdin, out: &resultWriter{w: os.Stdout}, err: os.Stderr,
+		outTerminal: term.IsTerminal(int(os.Stdout.Fd())), errTerminal: term.IsTerminal(int(os.Stderr.Fd()))})
 	os.Exit(code)
 }

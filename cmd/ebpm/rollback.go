@@ -88,7 +88,7 @@ func historyResult(revisions []deployer.Revision) result {
 		}
 		row := []string{
 			strconv.FormatInt(revision.Revision, 10), current, revision.Time.Local().Format(time.DateTime),
-			revision.Tag, shortDigest(revision.Digest), revision.Reason, outcome(revision), revision.Note,
+			revision.Tag, deployer.ShortDigest(revision.Digest), revision.Reason, outcome(revision), revision.Note,
 		}
 		r.names = append(r.names, row[0])
 		r.table = append(r.table, row)
@@ -107,13 +107,4 @@ func outcome(r deployer.Revision) string {
 	default:
 		return fmt.Sprintf("failed: %d/%d attached", r.Outcome.Attached, r.Outcome.Desired)
 	}
-}
-
-// shortDigest is what people compare; -o wide and json have all of it.
-func shortDigest(digest string) string {
-	const shown = len("sha256:") + 12
-	if len(digest) <= shown {
-		return digest
-	}
-	return digest[:shown]
 }

@@ -6,7 +6,6 @@ import (
 	"context"
 
 	"fmt"
-	"io"
 	"os"
 	"os/user"
 	"strings"
@@ -124,9 +123,9 @@ func readPackage(file string) (*manifest.Package, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, manifest.MaxPackageSize+1))
+	data, err := manifest.ReadBounded(f, manifest.MaxPackageSize)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	pkg, err := manifest.DecodePackage(data)
 	if err != nil {

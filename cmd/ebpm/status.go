@@ -138,17 +138,21 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	return err
 }
 
-// counters sums what did not reach the output; "?" where the node's log does not
-// say it any more.
+// counters sums what did not reach the output: "?" where the node's log does not
+// say it any more, "-" where nothing counts it (a full ring buffer is known only
+// to the program).
 func counters(n deployer.InstanceStatus) string {
 	if n.Recorded == nil {
 		return "?"
 	}
-	lost, malformed := sum(n.Lost), sum(n.Malformed)
-	if malformed > 0 {
-		return fmt.Sprintf("%d, %d malformed", lost, malformed)
+	lost := "-"
+	if len(n.Lost) > 0 {
+		lost = strconv.FormatUint(sum(n.Lost), 10)
 	}
-	return strconv.FormatUint(lost, 10)
+	if malformed := sum(n.Malformed); malformed > 0 {
+		lost += fmt.Sprintf(", %d malformed", malformed)
+	}
+	return lost
 }
 
 func sum(counts map[string]uint64) uint64 {
