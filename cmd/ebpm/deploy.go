@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -259,8 +258,8 @@ func (s *session) finishRollout(c *cli.Context, r *deployer.Result, err error) e
 		table: [][]string{
 			{"RELEASE", "ACTION", "PACKAGE", "REVISION", "ATTACHED", "SECONDS", "DIGEST"},
 			{
-				r.Name, string(r.Action), packageName(r.Reference), strconv.FormatInt(r.Revision, 10),
-				fmt.Sprintf("%d/%d", r.Attached, r.Desired), strconv.FormatFloat(r.Seconds, 'f', 1, 64), deployer.ShortDigest(r.Digest),
+				r.Name, string(r.Action), referencePackage(r.Reference), strconv.FormatInt(r.Revision, 10),
+				fmt.Sprintf("%d/%d", r.Attached, r.Desired), strconv.FormatFloat(r.Seconds, 'f', 1, 64), manifest.ShortDigest(r.Digest),
 			},
 		},
 	})
@@ -283,12 +282,11 @@ func interruptedText(i *deployer.Interrupted) error {
 		"  undo it:   ebpm %[2]s %[1]s", i.Release, undo))
 }
 
-// packageName is REPOSITORY:TAG of a full reference.
-func packageName(reference string) string {
+// referencePackage is REPOSITORY:TAG of a full reference.
+func referencePackage(reference string) string {
 	ref, err := manifest.ParseReference(reference, "")
 	if err != nil {
 		return reference
 	}
-	ref.Digest = ""
-	return strings.TrimPrefix(ref.String(), ref.Registry+"/")
+	return ref.Package()
 }

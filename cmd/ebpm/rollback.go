@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/deployer"
+	"github.com/ebpm/ebpm/manifest"
 )
 
 func (s *session) rollbackCommand() *cli.Command {
@@ -88,7 +89,7 @@ func historyResult(revisions []deployer.Revision) result {
 		}
 		row := []string{
 			strconv.FormatInt(revision.Revision, 10), current, revision.Time.Local().Format(time.DateTime),
-			revision.Tag, deployer.ShortDigest(revision.Digest), revision.Reason, outcome(revision), revision.Note,
+			revision.Tag, manifest.ShortDigest(revision.Digest), revision.Reason, outcome(revision), revision.Note,
 		}
 		r.names = append(r.names, row[0])
 		r.table = append(r.table, row)
