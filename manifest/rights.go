@@ -10,6 +10,7 @@ import (
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 )
 
 // Hook is a place in the kernel that a program attaches to.
@@ -97,7 +98,8 @@ var hookRights = map[Hook]struct {
 	// before adds a capability on kernels older than a version.
 	before map[string]string
 	// tracing is the capability that the hook's programs need as soon as they
-	// call a helper that reads kernel memory or writes to the trace pipe.
+	// call a helper that reads kernel memory or writes to the trace pipe, or
+	// compute with pointers.
 	tracing string
 }{
 	// BPF loads, PERFMON lets a program read the kernel's memory.
@@ -166,6 +168,23 @@ func readsKernel(helper string) bool {
 	return false
 }
 
+// computesPointers reports whether p may add a register to a pointer or take one
+// pointer from another. Without PERFMON the verifier refuses both (seen on Linux
+// 6.18: "prohibited for !root"), and clang makes such instructions of most code
+// that parses packets. Only the verifier knows which register is a pointer, so
+// each sum of two registers counts.
+func computesPointers(p *ebpf.ProgramSpec) bool {
+	for _, ins := range p.Instructions {
+		if ins.OpCode.Class() != asm.ALU64Class || ins.OpCode.Source() != asm.RegSource {
+			continue
+		}
+		if op := ins.OpCode.ALUOp(); op == asm.Add || op == asm.Sub {
+			return true
+		}
+	}
+	return false
+}
+
 // Needs derives what o asks for on a current kernel.
 func (o *Object) Needs() (Needs, error) {
 	return o.NeedsOn("")
@@ -209,6 +228,9 @@ func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
 			if row.tracing != "" && readsKernel(helper) {
 				capabilities[row.tracing] = true
 			}
+		}
+		if row.tracing != "" && computesPointers(p) {
+			capabilities[row.tracing] = true
 		}
 		programTypes[p.Type.String()] = true
 		if p.AttachType != ebpf.AttachNone {

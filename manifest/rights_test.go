@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -34,7 +36,7 @@ func TestRights(t *testing.T) {
 		want        Rights
 	}{
 		{"run-probes", "", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
-		{"run-xdp", "", Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true}},
+		{"run-xdp", "", Rights{Capabilities: []string{"BPF", "NET_ADMIN", "PERFMON"}, HostNetwork: true}},
 		{"run-uprobe", "", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
 		{"run-uprobe", "6.6.0-1-amd64", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
 		{"run-uprobe", "6.1.0-18-cloud-amd64", Rights{Capabilities: []string{"BPF", "PERFMON", "SYS_ADMIN"}, Mounts: []Mount{mountHostRoot}}},
@@ -61,6 +63,24 @@ func TestRightsOfTracingHelpers(t *testing.T) {
 	} {
 		if got := readsKernel(helper); got != want {
 			t.Errorf("readsKernel(%s) = %v, want %v", helper, got, want)
+		}
+	}
+}
+
+func TestRightsOfPointerArithmetic(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ins  asm.Instruction
+		want bool
+	}{
+		"add a register":     {asm.Add.Reg(asm.R1, asm.R2), true},
+		"take a register":    {asm.Sub.Reg(asm.R1, asm.R2), true},
+		"add a constant":     {asm.Add.Imm(asm.R1, 14), false},
+		"add 32 bits":        {asm.Add.Reg32(asm.R1, asm.R2), false},
+		"multiply registers": {asm.Mul.Reg(asm.R1, asm.R2), false},
+	} {
+		p := &ebpf.ProgramSpec{Type: ebpf.XDP, Instructions: asm.Instructions{tt.ins, asm.Return()}}
+		if got := computesPointers(p); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}
 }
