@@ -448,7 +448,7 @@ func (d *Demo) showEvents(ctx context.Context, what string, withColumn bool) err
 
 func (d *Demo) xdp(ctx context.Context) error {
 	node := d.nodes[0]
-	d.step("XDP on one node: the packets of that node's own interface.")
+	d.step("XDP on one node: who asks that node's own interface for a connection.")
 	if _, err := d.ebpm(ctx, "deploy", "xdpsyn:1.0.0", "--node", node, "--interface", "eth0"); err != nil {
 		return err
 	}
@@ -465,40 +465,51 @@ func (d *Demo) xdp(ctx context.Context) error {
 		return fmt.Errorf("show eth0 of %s: %w", node, err)
 	}
 	ifindex, _, _ := strings.Cut(string(link), ":")
+	// Somebody asks the node's kubelet for a connection.
+	address := d.cluster.Networks.Node(1).String()
+	connect := "echo > /dev/tcp/" + address + "/10250"
 	type entry struct {
 		Node  string `json:"node"`
 		Event *struct {
-			Ifindex int `json:"ifindex"`
-			Bytes   int `json:"bytes"`
+			Ifindex int    `json:"ifindex"`
+			Daddr   string `json:"daddr"`
+			Dport   int    `json:"dport"`
 		} `json:"event"`
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for packets := 0; packets < 3; {
+	for seen, deadline := false, time.Now().Add(20*time.Second); !seen; {
+		if err := exec.CommandContext(ctx, "bash", "-c", connect).Run(); err != nil {
+			return fmt.Errorf("%s: %w", connect, err)
+		}
 		out, err := d.quiet(ctx, "logs", "xdpsyn", "-o", "json")
 		if err != nil {
 			return err
 		}
-		packets = 0
 		for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
 			var e entry
 			if json.Unmarshal([]byte(line), &e) != nil || e.Event == nil {
 				continue
 			}
-			if e.Node != node || strconv.Itoa(e.Event.Ifindex) != ifindex || e.Event.Bytes == 0 {
+			if e.Node != node || strconv.Itoa(e.Event.Ifindex) != ifindex {
 				return fmt.Errorf("a packet of another interface than eth0 (%s) of %s: %s", ifindex, node, line)
 			}
-			packets++
+			seen = seen || e.Event.Daddr == address && e.Event.Dport == 10250
 		}
-		if packets < 3 && time.Now().After(deadline) {
-			return fmt.Errorf("%s saw %d packets on eth0", node, packets)
+		if !seen && time.Now().After(deadline) {
+			return fmt.Errorf("%s did not report that %s:10250 was asked for a connection", node, address)
 		}
 	}
 	out, err := d.quiet(ctx, "logs", "xdpsyn")
 	if err != nil {
 		return err
 	}
-	lines := strings.SplitAfterN(out, "\n", 5)
-	d.printf("$ ebpm logs xdpsyn | head -4\n%s", strings.Join(lines[:4], ""))
+	header, rows, _ := strings.Cut(out, "\n")
+	d.printf("$ %s\n$ ebpm logs xdpsyn | grep -e NODE -e ' 10250' | head -2\n%s\n", connect, header)
+	for row := range strings.Lines(rows) {
+		if strings.Contains(row, " 10250") {
+			d.printf("%s", row)
+			break
+		}
+	}
 	return nil
 }
 

@@ -66,6 +66,7 @@ var variable = []struct {
 	{regexp.MustCompile(`(?m)^\[ *\d+ s\]`), "[SECONDS]"},
 	{regexp.MustCompile(`(?m)^(node\d)\s+\d\d:\d\d:\d\d .*$`), "$1 EVENT"},
 	{regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d .*$`), "EVENT"},
+	{regexp.MustCompile(`/dev/tcp/[\d.]+/`), "/dev/tcp/NODE/"},
 	{regexp.MustCompile(`sha256:[0-9a-f]+`), "DIGEST"},
 	{regexp.MustCompile(`\d+\.\d+\.\d+\.\d+:\d+`), "REGISTRY"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
