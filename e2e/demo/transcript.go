@@ -74,6 +74,7 @@ var variable = []struct {
 	{regexp.MustCompile(`\d+ programs?, \d+ links?, \d+ maps?`), "COUNTS"},
 	{regexp.MustCompile(`\d+\.\d+\.\d+[-+][-+.\w]+`), "KERNEL"},
 	{regexp.MustCompile(`\b\d+(\.\d+)?[smhd]\b`), "AGE"},
+	{regexp.MustCompile(` \d+\.\d `), " DURATION "},
 	{regexp.MustCompile(`-{2,}`), "-"},
 	{regexp.MustCompile(` {2,}`), " "},
 	{regexp.MustCompile(`(?m) +$`), ""},
