@@ -218,7 +218,7 @@ func TestLogsOfBrokenStream(t *testing.T) {
 			}
 			return io.NopCloser(strings.NewReader(whole)), nil
 		}
-		ctx, cancel := context.WithCancel(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		want := []string{`{"early":1}`, `{"node":"` + pods["node3"] + `"}`}
 		if follow {
