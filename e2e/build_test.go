@@ -83,7 +83,7 @@ func TestBuildErrors(t *testing.T) {
 			"build", "examples/opensnoop", "-t", "noclang:1.0.0", "--builder", "local", "--store", t.TempDir())
 	})
 	t.Run("version and tag differ", func(t *testing.T) {
-		fails(t, nil, 2, []string{"1.0.0", "2.0.0"}, "build", "examples/xdpsyn", "-t", "xdpsyn:2.0.0", "--builder", "local", "--store", t.TempDir())
+		fails(t, nil, 2, []string{"1.0.0", "2.0.0"}, "build", copyOpensnoop(t, [3]string{"ebpm.yaml", "name: opensnoop\n", "name: opensnoop\nversion: 1.0.0\n"}), "-t", "opensnoop:2.0.0", "--builder", "local", "--store", t.TempDir())
 	})
 	t.Run("no registry", func(t *testing.T) {
 		fails(t, []option{withEnv("EBPM_REGISTRY=")}, 2, []string{"EBPM_REGISTRY"}, "build", "examples/xdpsyn", "-t", "xdpsyn:1.0.0", "--builder", "local", "--store", t.TempDir())
