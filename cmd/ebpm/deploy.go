@@ -65,6 +65,9 @@ func (s *session) rolloutOptions(c *cli.Context) deployer.RolloutOptions {
 		Deadline:   c.Duration("deadline"),
 		KeepFailed: c.Bool("keep-failed"),
 		Progress: func(p deployer.Progress) {
+			if p.Warning != "" {
+				s.say("warning: %s", p.Warning)
+			}
 			if p.Node == "" {
 				return
 			}
@@ -246,6 +249,10 @@ func (s *session) printPlan(c *cli.Context, plan *deployer.Plan) error {
 func (s *session) finishRollout(c *cli.Context, r *deployer.Result, err error) error {
 	var interrupted *deployer.Interrupted
 	if errors.As(err, &interrupted) {
+		var failed *deployer.RolloutError
+		if errors.As(err, &failed) {
+			s.say("ebpm: %s", failed)
+		}
 		return interruptedText(interrupted)
 	}
 	if r == nil {
