@@ -270,7 +270,12 @@ func TestArguments(t *testing.T) {
 			t.Fatalf("a call that did not fail is reported: %s", line)
 		}
 	}
-	fails(t, nil, 1, []string{"unexpected argument '--nonsense'"}, "deploy", "args:1.0.0", "--timeout", "20s", "--", "--nonsense")
+	// What the program refuses is refused before any node is asked.
+	fails(t, nil, 2, []string{"unexpected argument '--nonsense'"}, "deploy", "args:1.0.0", "--", "--nonsense")
+	fails(t, nil, 2, []string{"would print a text"}, "deploy", "args:1.0.0", "--", "--help")
+	if n := len(history(t, "args")); n != 1 {
+		t.Errorf("refused arguments made a revision: %d", n)
+	}
 }
 
 func TestDryRun(t *testing.T) {

@@ -143,6 +143,16 @@ func (s *session) openStore() (*registry.Store, error) {
 	return store, nil
 }
 
+// storeAndClient opens the local store and a client that uses it.
+func (s *session) storeAndClient() (*registry.Store, *registry.Client, error) {
+	store, err := s.openStore()
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := s.client(store)
+	return store, client, err
+}
+
 // client returns a client of registries; store may be nil.
 func (s *session) client(store *registry.Store) (*registry.Client, error) {
 	return registry.New(registry.Options{

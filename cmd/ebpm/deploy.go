@@ -48,6 +48,21 @@ func (s *session) connect(c *cli.Context) (*deployer.Client, error) {
 	return deployer.Connect(s.connectOptions(c))
 }
 
+// release is the action of a command that takes one release.
+func (s *session) release(do func(c *cli.Context, cluster *deployer.Client, name string) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		args, err := s.positionals(c, 1, 1)
+		if err != nil {
+			return err
+		}
+		cluster, err := s.connect(c)
+		if err != nil {
+			return err
+		}
+		return do(c, cluster, args[0])
+	}
+}
+
 // rolloutFlags say how long a command waits for the nodes.
 func rolloutFlags() []cli.Flag {
 	return []cli.Flag{

@@ -60,11 +60,7 @@ func (s *session) pullCommand() *cli.Command {
 }
 
 func (s *session) pullToStore(c *cli.Context, ref manifest.Reference) error {
-	store, err := s.openStore()
-	if err != nil {
-		return err
-	}
-	client, err := s.client(store)
+	_, client, err := s.storeAndClient()
 	if err != nil {
 		return err
 	}

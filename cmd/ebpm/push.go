@@ -61,11 +61,7 @@ func (s *session) pushCommand() *cli.Command {
 			if c.IsSet("package") {
 				return s.pushBuilt(c, ref)
 			}
-			store, err := s.openStore()
-			if err != nil {
-				return err
-			}
-			client, err := s.client(store)
+			_, client, err := s.storeAndClient()
 			if err != nil {
 				return err
 			}

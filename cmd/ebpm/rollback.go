@@ -29,16 +29,8 @@ func (s *session) rollbackCommand() *cli.Command {
 			&cli.StringFlag{Name: "to", Usage: "the `REVISION`, tag or digest to go back to"},
 			outputFlag(),
 		), rolloutFlags()...),
-		Action: func(c *cli.Context) error {
-			args, err := s.positionals(c, 1, 1)
-			if err != nil {
-				return err
-			}
-			cluster, err := s.connect(c)
-			if err != nil {
-				return err
-			}
-			plan, err := cluster.PlanRollback(c.Context, args[0], c.String("to"))
+		Action: s.release(func(c *cli.Context, cluster *deployer.Client, name string) error {
+			plan, err := cluster.PlanRollback(c.Context, name, c.String("to"))
 			if err != nil {
 				return err
 			}
@@ -47,7 +39,7 @@ func (s *session) rollbackCommand() *cli.Command {
 				plan.From.Revision, plan.From.Reference, plan.To.Revision, plan.To.Reference)
 			r, err := cluster.Rollback(c.Context, plan, s.rolloutOptions(c))
 			return s.finishRollout(c, r, err)
-		},
+		}),
 	}
 }
 
@@ -58,21 +50,13 @@ func (s *session) historyCommand() *cli.Command {
 		Usage:     "list the revisions of a release",
 		ArgsUsage: "RELEASE",
 		Flags:     clusterFlags(outputFlag()),
-		Action: func(c *cli.Context) error {
-			args, err := s.positionals(c, 1, 1)
-			if err != nil {
-				return err
-			}
-			cluster, err := s.connect(c)
-			if err != nil {
-				return err
-			}
-			revisions, err := cluster.History(c.Context, args[0])
+		Action: s.release(func(c *cli.Context, cluster *deployer.Client, name string) error {
+			revisions, err := cluster.History(c.Context, name)
 			if err != nil {
 				return err
 			}
 			return s.print(c, historyResult(revisions))
-		},
+		}),
 	}
 }
 

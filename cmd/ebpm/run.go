@@ -157,11 +157,7 @@ func (s *session) fetchLocalFirst(ctx context.Context, ref manifest.Reference) (
 			s.say("warning: %v", err)
 		}
 	}
-	store, err := s.openStore()
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.client(store)
+	store, client, err := s.storeAndClient()
 	if err != nil {
 		return nil, err
 	}

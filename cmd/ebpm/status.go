@@ -67,21 +67,13 @@ func (s *session) statusCommand() *cli.Command {
 		Usage:     "show how a release is on each node",
 		ArgsUsage: "RELEASE",
 		Flags:     clusterFlags(outputFlag()),
-		Action: func(c *cli.Context) error {
-			args, err := s.positionals(c, 1, 1)
-			if err != nil {
-				return err
-			}
-			cluster, err := s.connect(c)
-			if err != nil {
-				return err
-			}
-			status, err := cluster.Status(c.Context, args[0])
+		Action: s.release(func(c *cli.Context, cluster *deployer.Client, name string) error {
+			status, err := cluster.Status(c.Context, name)
 			if err != nil {
 				return err
 			}
 			return s.printStatus(c, status)
-		},
+		}),
 	}
 }
 
