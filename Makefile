@@ -86,7 +86,7 @@ deps: ## install by apt what is missing (Debian 12, root)
 	  echo "installing:" $$missing; \
 	  export DEBIAN_FRONTEND=noninteractive; \
 	  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
-	fi
+	fi >&2
 
 clean: ## remove what was built here; caches and clusters stay
 	rm -rf bin dist

@@ -89,7 +89,7 @@ func (s *session) configure(c *cli.Context) error {
 func (s *session) parseConfig(file string, data []byte) error {
 	err := yaml.UnmarshalStrict(data, &s.config)
 	if err != nil && !strictConfig {
-		s.log.Warnf("configuration %s: %v", file, err)
+		s.say("warning: configuration %s: %v", file, err)
 		s.config = config{}
 		err = yaml.Unmarshal(data, &s.config)
 	}
