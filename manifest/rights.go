@@ -20,6 +20,7 @@ type Hook string
 const (
 	HookTracepoint    Hook = "tracepoint"
 	HookRawTracepoint Hook = "raw_tp"
+	HookTPBTF         Hook = "tp_btf"
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
 )
@@ -105,6 +106,7 @@ var hookRights = map[Hook]struct {
 	// BPF loads, PERFMON lets a program read the kernel's memory.
 	HookTracepoint:    {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
 	HookRawTracepoint: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	// Before uprobe.multi (6.6) a uprobe is a perf event of its own kind, which
 	// the kernel gives to SYS_ADMIN only.
 	HookUprobe: {
@@ -131,8 +133,12 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	switch p.Type {
 	case ebpf.TracePoint:
 		return HookTracepoint, nil
-	case ebpf.RawTracepoint:
+	case ebpf.RawTracepoint, ebpf.RawTracepointWritable:
 		return HookRawTracepoint, nil
+	case ebpf.Tracing:
+		if p.AttachType == ebpf.AttachTraceRawTp {
+			return HookTPBTF, nil
+		}
 	case ebpf.XDP:
 		// The others run behind a redirect, and are not attached to an interface.
 		if p.AttachType == ebpf.AttachXDP {

@@ -112,6 +112,27 @@ func TestHookWithoutRowIsRefused(t *testing.T) {
 	}
 }
 
+func TestHookOf(t *testing.T) {
+	for _, tt := range []struct {
+		section string
+		typ     ebpf.ProgramType
+		attach  ebpf.AttachType
+		want    Hook // "" is refused
+	}{
+		{"raw_tp/sys_enter", ebpf.RawTracepoint, 0, HookRawTracepoint},
+		{"raw_tp.w/bpf_test_finish", ebpf.RawTracepointWritable, 0, HookRawTracepoint},
+		{"tp_btf/sched_switch", ebpf.Tracing, ebpf.AttachTraceRawTp, HookTPBTF},
+		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
+		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, ""},
+		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},
+	} {
+		got, err := HookOf(&ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach})
+		if got != tt.want || (err != nil) != (tt.want == "") {
+			t.Errorf("%s: %q, %v, want %q", tt.section, got, err, tt.want)
+		}
+	}
+}
+
 func TestInspect(t *testing.T) {
 	p, o := inspectPackage(t, "event-one")
 	if len(o.Programs) != 1 || o.Programs[0].Section == "" || o.Programs[0].Target == "" {

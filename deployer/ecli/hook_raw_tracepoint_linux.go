@@ -16,7 +16,7 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections: []string{"raw_tp", "raw_tracepoint"},
+		sections: []string{"raw_tp", "raw_tracepoint", "raw_tp.w", "raw_tracepoint.w"},
 		check: func(p *plannedProgram) error {
 			if p.target == "" {
 				return errors.New(`it names no tracepoint; write SEC("raw_tp/NAME")`)
