@@ -21,6 +21,7 @@ const (
 	HookTracepoint    Hook = "tracepoint"
 	HookRawTracepoint Hook = "raw_tp"
 	HookTPBTF         Hook = "tp_btf"
+	HookPerfEvent     Hook = "perf_event"
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
 )
@@ -107,6 +108,7 @@ var hookRights = map[Hook]struct {
 	HookTracepoint:    {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
 	HookRawTracepoint: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookPerfEvent:     {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	// Before uprobe.multi (6.6) a uprobe is a perf event of its own kind, which
 	// the kernel gives to SYS_ADMIN only.
 	HookUprobe: {
@@ -139,6 +141,8 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		if p.AttachType == ebpf.AttachTraceRawTp {
 			return HookTPBTF, nil
 		}
+	case ebpf.PerfEvent:
+		return HookPerfEvent, nil
 	case ebpf.XDP:
 		// The others run behind a redirect, and are not attached to an interface.
 		if p.AttachType == ebpf.AttachXDP {

@@ -122,6 +122,7 @@ func TestHookOf(t *testing.T) {
 		{"raw_tp/sys_enter", ebpf.RawTracepoint, 0, HookRawTracepoint},
 		{"raw_tp.w/bpf_test_finish", ebpf.RawTracepointWritable, 0, HookRawTracepoint},
 		{"tp_btf/sched_switch", ebpf.Tracing, ebpf.AttachTraceRawTp, HookTPBTF},
+		{"perf_event", ebpf.PerfEvent, 0, HookPerfEvent},
 		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
 		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, ""},
 		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},

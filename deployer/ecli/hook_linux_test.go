@@ -212,3 +212,26 @@ func TestRunOfBothKinds(t *testing.T) {
 		}
 	}
 }
+
+func TestPerfEvent(t *testing.T) {
+	h := hookTest{section: "perf_event", typ: ebpf.PerfEvent, trigger: func() error { return nil }, noLink: true}
+	if target := h.fires(t); !strings.HasPrefix(target, "cpu-c") || !strings.HasSuffix(target, " CPUs") {
+		t.Errorf("attached to %s", target)
+	}
+	h.section = "perf_event/cpu"
+	if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), "a perf_event has no target") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParseCPUs(t *testing.T) {
+	for list, want := range map[string]string{
+		"0": "[0]", "0-3": "[0 1 2 3]", "0,2-3,8": "[0 2 3 8]",
+		"": "", "a": "", "3-1": "", "1-": "", "-1": "", "0,": "", "0-65535,0-65535": "", "0-99999999999": "",
+	} {
+		cpus, err := parseCPUs(list)
+		if (err != nil) != (want == "") || err == nil && fmt.Sprint(cpus) != want {
+			t.Errorf("%q: %v, %v", list, cpus, err)
+		}
+	}
+}
