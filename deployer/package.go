@@ -92,6 +92,11 @@ func (p *Package) exclusive() string {
 	return ""
 }
 
+// onInterface reports whether a program is attached to a network interface.
+func (p *Package) onInterface() bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.OnInterface() })
+}
+
 // DefaultName returns the name of a release of ref that was given none: the
 // last component of the repository as a DNS label. The error is of
 // [manifest.KindUsage].

@@ -48,7 +48,7 @@ type DeployOptions struct {
 	// Args are the program's arguments; nil keeps those of an existing release,
 	// an empty list clears them.
 	Args []string
-	// Interface is the network interface of XDP programs; "" keeps that of an
+	// Interface is the network interface of XDP and tc programs; "" keeps that of an
 	// existing release, and for a new one takes what the package says.
 	Interface string
 	// Image is the image with ebpm and ecli.
@@ -136,14 +136,14 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 		if in.args == nil {
 			in.args = current.move.Args
 		}
-		if in.netInterface == "" && o.Package.exclusive() != "" {
+		if in.netInterface == "" && o.Package.onInterface() {
 			in.netInterface = current.move.Interface
 		}
 		if in.pullSecret == "" {
 			in.pullSecret = pullSecretOf(&current.ds.Spec.Template.Spec)
 		}
 	}
-	if o.Interface != "" && o.Package.exclusive() == "" {
+	if o.Interface != "" && !o.Package.onInterface() {
 		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("deploy %s: --interface %s: no program of the package attaches to an interface", ref, o.Interface), "")
 	}
 	if in.nodes, p.Skipped, err = in.targets.selectNodes(o.Package, nodes, keptTargets); err != nil {

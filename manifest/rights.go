@@ -24,6 +24,7 @@ const (
 	HookPerfEvent     Hook = "perf_event"
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
+	HookTC            Hook = "tc"
 )
 
 // Needs is what an object asks of the kernel and of whoever starts it.
@@ -103,6 +104,8 @@ var hookRights = map[Hook]struct {
 	// call a helper that reads kernel memory or writes to the trace pipe, or
 	// compute with pointers.
 	tracing string
+	// onInterface is true of hooks on a network interface that users may choose.
+	onInterface bool
 }{
 	// BPF loads, PERFMON lets a program read the kernel's memory.
 	HookTracepoint:    {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
@@ -117,8 +120,14 @@ var hookRights = map[Hook]struct {
 	},
 	// NET_ADMIN attaches to an interface, which must be the node's own.
 	HookXDP: {
-		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
-		tracing: "PERFMON",
+		rights:      Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing:     "PERFMON",
+		onInterface: true,
+	},
+	HookTC: {
+		rights:      Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing:     "PERFMON",
+		onInterface: true,
 	},
 }
 
@@ -147,6 +156,11 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		// The others run behind a redirect, and are not attached to an interface.
 		if p.AttachType == ebpf.AttachXDP {
 			return HookXDP, nil
+		}
+	case ebpf.SchedCLS:
+		switch prefix {
+		case "tc", "tcx", "classifier":
+			return HookTC, nil
 		}
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
@@ -269,6 +283,16 @@ func (o *Object) Exclusive() string {
 		}
 	}
 	return ""
+}
+
+// OnInterface reports whether a program of o is attached to a network interface.
+func (o *Object) OnInterface() bool {
+	for _, p := range o.Spec.Programs {
+		if hook, err := HookOf(p); err == nil && hookRights[hook].onInterface {
+			return true
+		}
+	}
+	return false
 }
 
 // sortedKeys returns the keys of a set; never nil, so that JSON has a list.

@@ -123,6 +123,14 @@ func TestHookOf(t *testing.T) {
 		{"raw_tp.w/bpf_test_finish", ebpf.RawTracepointWritable, 0, HookRawTracepoint},
 		{"tp_btf/sched_switch", ebpf.Tracing, ebpf.AttachTraceRawTp, HookTPBTF},
 		{"perf_event", ebpf.PerfEvent, 0, HookPerfEvent},
+		{"xdp", ebpf.XDP, ebpf.AttachXDP, HookXDP},
+		{"xdp/devmap", ebpf.XDP, ebpf.AttachXDPDevMap, ""},
+		{"tc", ebpf.SchedCLS, 0, HookTC},
+		{"classifier", ebpf.SchedCLS, 0, HookTC},
+		{"tc/ingress", ebpf.SchedCLS, ebpf.AttachTCXIngress, HookTC},
+		{"tcx/egress", ebpf.SchedCLS, ebpf.AttachTCXEgress, HookTC},
+		{"netkit/peer", ebpf.SchedCLS, ebpf.AttachNetkitPeer, ""},
+		{"action", ebpf.SchedACT, 0, ""},
 		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
 		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, ""},
 		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},
@@ -172,6 +180,24 @@ func TestExclusive(t *testing.T) {
 		if got := o.Exclusive() != ""; got != want {
 			t.Errorf("%s: exclusive %v, want %v", pkg, got, want)
 		}
+	}
+}
+
+func TestOnInterface(t *testing.T) {
+	for pkg, want := range map[string]bool{"run-xdp": true, "run-probes": false} {
+		_, o := inspectPackage(t, pkg)
+		if got := o.OnInterface(); got != want {
+			t.Errorf("%s: on an interface %v, want %v", pkg, got, want)
+		}
+	}
+	tc := &ebpf.ProgramSpec{SectionName: "tc/egress", Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXEgress, Instructions: asm.Instructions{asm.Add.Reg(asm.R1, asm.R2)}}
+	o := &Object{Spec: &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"on_packet": tc}}}
+	if !o.OnInterface() || o.Exclusive() != "" {
+		t.Errorf("tc: on an interface %v, exclusive %q", o.OnInterface(), o.Exclusive())
+	}
+	needs, err := o.Needs()
+	if want := (Rights{Capabilities: []string{"BPF", "NET_ADMIN", "PERFMON"}, HostNetwork: true}); err != nil || !needs.Rights.Equal(want) {
+		t.Errorf("tc: needs %v, %v", needs.Rights, err)
 	}
 }
 

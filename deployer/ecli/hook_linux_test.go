@@ -3,10 +3,12 @@
 package ecli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -200,17 +202,15 @@ func TestRunOfBothKinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"gold77", strings.TrimSpace(string(old))} {
-		if err := os.WriteFile("/proc/thread-self/comm", []byte(name), 0); err != nil {
+	defer func() { _ = os.WriteFile("/proc/thread-self/comm", bytes.TrimSpace(old), 0) }()
+	eventually(t, "both events are printed", func() bool {
+		if err := os.WriteFile("/proc/thread-self/comm", []byte("gold77"), 0); err != nil {
 			t.Fatal(err)
 		}
-	}
-	out := s.end()
-	for _, want := range []string{`{"id":1,"note":"gold77","value":0}`, `{"id":2,"note":"gold77","value":0}`} {
-		if strings.Count(out, want+"\n") != 1 {
-			t.Errorf("printed %s", out)
-		}
-	}
+		out := s.out.String()
+		return strings.Contains(out, `{"id":1,"note":"gold77","value":0}`+"\n") && strings.Contains(out, `{"id":2,"note":"gold77","value":0}`+"\n")
+	})
+	s.end()
 }
 
 func TestPerfEvent(t *testing.T) {
@@ -233,5 +233,101 @@ func TestParseCPUs(t *testing.T) {
 		if (err != nil) != (want == "") || err == nil && fmt.Sprint(cpus) != want {
 			t.Errorf("%q: %v, %v", list, cpus, err)
 		}
+	}
+}
+
+// ping sends one datagram to this thread's own loopback interface.
+func ping() error {
+	conn, err := net.Dial("udp", "127.0.0.1:7727")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = conn.Write([]byte("ping"))
+	return err
+}
+
+func TestTC(t *testing.T) {
+	hook := func(point string) string { return `{"tchook":{"ifindex":1,"attach_point":"` + point + `"}}` }
+	for _, tt := range []struct {
+		section string
+		attach  ebpf.AttachType
+		extra   string
+		iface   string
+		want    string // the target, or else the error
+	}{
+		{"tc", 0, "", "", "lo ingress"},
+		{"tc", 0, "", "lo", "lo ingress"},
+		{"tc", 0, hook("BPF_TC_INGRESS"), "", "lo ingress"},
+		{"tc", 0, hook("BPF_TC_EGRESS"), "", "lo egress"},
+		{"tc", 0, `{"tchook":{"ifindex":"lo"},"tcopts":{"handle":5,"priority":7}}`, "", "lo ingress"},
+		{"classifier", 0, "", "", "lo ingress"},
+		{"tc/ingress", ebpf.AttachTCXIngress, "", "", "lo ingress"},
+		{"tc/egress", ebpf.AttachTCXEgress, "", "", "lo egress"},
+		{"tcx/ingress", ebpf.AttachTCXIngress, "", "", "lo ingress"},
+		{"tcx/egress", ebpf.AttachTCXEgress, hook("BPF_TC_EGRESS"), "", "lo egress"},
+		{"tc", 0, `{"tchook":{"ifindex":4242}}`, "", "there is no network interface with the index 4242 here"},
+		{"tc", 0, "", "nosuch0", "there is no network interface with the name nosuch0 here"},
+		{"tc", 0, `{"tchook":{"ifindex":[]}}`, "", "tchook: ifindex []: expected the number or the name"},
+		{"tc", 0, `{"tchook":7}`, "", "tchook 7: "},
+		{"tc", 0, `{"tcopts":{"priority":-1}}`, "", `tcopts {"priority":-1}: `},
+		{"tc", 0, hook("INGRESS"), "", `tchook: attach_point "INGRESS" is neither BPF_TC_INGRESS nor BPF_TC_EGRESS`},
+		{"tc", 0, hook("BPF_TC_CUSTOM"), "", "tchook: attach_point BPF_TC_CUSTOM is below a queueing discipline"},
+		{"tcx/egress", ebpf.AttachTCXEgress, hook("BPF_TC_INGRESS"), "", "tchook: attach_point BPF_TC_INGRESS is not that of the section"},
+		{"tc/sideways", 0, "", "", `"sideways" is neither ingress nor egress`},
+	} {
+		t.Run(tt.section+tt.extra+tt.iface, func(t *testing.T) {
+			// TC_ACT_UNSPEC lets the next program see the packet.
+			h := hookTest{section: tt.section, typ: ebpf.SchedCLS, attach: tt.attach, returns: -1, extra: tt.extra,
+				options: Options{Interface: tt.iface}, enter: func() { newNetns(t) }, trigger: ping}
+			if strings.HasPrefix(tt.want, "lo ") {
+				if target := h.fires(t); target != tt.want {
+					t.Errorf("attached to %s", target)
+				}
+			} else if err := h.refused(t); !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+// TestRunTC prints what upstream printed, but for the program that upstream
+// leaves out because another one has its handle.
+func TestRunTC(t *testing.T) {
+	needRoot(t)
+	for name, lines := range map[string]int{"package": 1, "egress": 1, "pair": 2, "two": 2} {
+		t.Run(name, func(t *testing.T) {
+			pkg, _ := readPackage(t, "tc/"+name)
+			var conn net.Conn
+			s := &session{t: t, beforehand: func() {
+				newNetns(t)
+				var err error
+				if conn, err = net.Dial("udp", "127.0.0.1:7727"); err != nil {
+					t.Error(err)
+				}
+			}}
+			s.begin(Options{Package: pkg, JSON: true})
+			defer conn.Close()
+			if _, err := conn.Write([]byte("ping")); err != nil {
+				t.Fatal(err)
+			}
+			if out, want := s.end(), strings.Repeat(`{"data":"ping","dport":7727,"len":12}`+"\n", lines); out != want {
+				t.Errorf("printed %s", out)
+			}
+		})
+	}
+}
+
+// TestPriority: the program with the lower one runs first.
+func TestPriority(t *testing.T) {
+	pkg, spec := readPackage(t, "tc/pair")
+	progs := pkg.Meta.Skeleton.Progs
+	progs[0].Extra["tcopts"], progs[1].Extra["tcopts"] = json.RawMessage(`{"priority":2}`), json.RawMessage(`{"handle":2}`)
+	p, err := newPlan(&pkg.Meta, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.programs[0].name != "on_second" || p.programs[1].name != "on_first" {
+		t.Errorf("order %s, %s", p.programs[0].name, p.programs[1].name)
 	}
 }

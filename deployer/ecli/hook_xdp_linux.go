@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"syscall"
 
 	"github.com/cilium/ebpf"
@@ -35,11 +34,8 @@ func init() {
 
 // xdpExtras are what a package says of an XDP program.
 type xdpExtras struct {
-	// iface is the name of the interface, or empty.
-	iface string
-	// ifindex is its number, the loopback interface's by default.
-	ifindex int
-	flags   link.XDPAttachFlags
+	iface netInterface
+	flags link.XDPAttachFlags
 }
 
 // The flags of linux/if_link.h. Those of a mode are also a link's; a link never
@@ -50,13 +46,10 @@ const (
 )
 
 func xdpOptions(meta *manifest.ProgMeta) (xdpExtras, error) {
-	x := xdpExtras{ifindex: 1}
-	if raw := meta.Extra["ifindex"]; raw != nil {
-		if json.Unmarshal(raw, &x.iface) != nil {
-			if err := json.Unmarshal(raw, &x.ifindex); err != nil {
-				return x, fmt.Errorf("ifindex %s: expected the number or the name of a network interface", raw)
-			}
-		}
+	var x xdpExtras
+	var err error
+	if x.iface, err = parseInterface(meta.Extra["ifindex"]); err != nil {
+		return x, err
 	}
 	var flags uint32
 	if raw := meta.Extra["flags"]; raw != nil {
@@ -87,10 +80,7 @@ func attachXDP(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, st
 	if err != nil {
 		return nil, "", err
 	}
-	if o.Interface != "" {
-		x.iface = o.Interface
-	}
-	iface, err := findInterface(x)
+	iface, err := x.iface.find(o)
 	if err != nil {
 		return nil, "", err
 	}
@@ -107,24 +97,6 @@ func attachXDP(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, st
 		return nil, "", fmt.Errorf("network interface %s: %w", iface.Name, err)
 	}
 	return l, iface.Name, nil
-}
-
-func findInterface(x xdpExtras) (*net.Interface, error) {
-	var iface *net.Interface
-	var err error
-	what := fmt.Sprintf("index %d", x.ifindex)
-	if x.iface != "" {
-		what = "name " + x.iface
-		iface, err = net.InterfaceByName(x.iface)
-	} else {
-		iface, err = net.InterfaceByIndex(x.ifindex)
-	}
-	if err != nil {
-		return nil, manifest.WithKind(manifest.KindPrecondition,
-			fmt.Errorf("there is no network interface with the %s here", what),
-			"ip link lists them; --interface NAME chooses one.")
-	}
-	return iface, nil
 }
 
 // xdpProgramID returns " (id N)" for the XDP program of an interface, and

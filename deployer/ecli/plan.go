@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +41,9 @@ type plannedProgram struct {
 	target string
 	spec   *ebpf.ProgramSpec
 	meta   *manifest.ProgMeta
+	// order is set by the hook where it matters which of a package's programs
+	// is attached first.
+	order int
 }
 
 func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
@@ -60,6 +64,7 @@ func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
 		}
 		p.programs = append(p.programs, planned)
 	}
+	slices.SortStableFunc(p.programs, func(a, b plannedProgram) int { return cmp.Compare(a.order, b.order) })
 	return p, p.planExport(meta, spec)
 }
 

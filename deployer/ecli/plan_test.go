@@ -111,11 +111,11 @@ func TestXDPOptions(t *testing.T) {
 		want    xdpExtras
 		wantErr string
 	}{
-		{`{}`, xdpExtras{ifindex: 1}, ""},
-		{`{"ifindex":3,"flags":2,"xdpopts":{"old_prog_fd":0}}`, xdpExtras{ifindex: 3, flags: 2}, ""},
-		{`{"ifindex":"eth0","flags":5}`, xdpExtras{iface: "eth0", ifindex: 1, flags: 4}, ""},
+		{`{}`, xdpExtras{iface: netInterface{index: 1}}, ""},
+		{`{"ifindex":3,"flags":2,"xdpopts":{"old_prog_fd":0}}`, xdpExtras{iface: netInterface{index: 3}, flags: 2}, ""},
+		{`{"ifindex":"eth0","flags":5}`, xdpExtras{iface: netInterface{"eth0", 1}, flags: 4}, ""},
 		{`{"ifindex":1.5}`, xdpExtras{}, "ifindex 1.5: expected the number or the name"},
-		{`{"ifindex":null}`, xdpExtras{ifindex: 1}, ""},
+		{`{"ifindex":null}`, xdpExtras{iface: netInterface{index: 1}}, ""},
 		{`{"flags":-1}`, xdpExtras{}, "flags -1: expected the number"},
 		{`{"flags":16}`, xdpExtras{}, "those with the value 16 cannot be used"},
 		{`{"xdpopts":[]}`, xdpExtras{}, "xdpopts []"},
