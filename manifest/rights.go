@@ -25,6 +25,8 @@ const (
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
 	HookTC            Hook = "tc"
+	HookCgroup        Hook = "cgroup"
+	HookSockOps       Hook = "sockops"
 )
 
 // Needs is what an object asks of the kernel and of whoever starts it.
@@ -92,6 +94,8 @@ var (
 	mountTracefs = Mount{HostPath: "/sys/kernel/tracing", MountPath: "/sys/kernel/tracing"}
 	// A uprobe names a file of the node.
 	mountHostRoot = Mount{HostPath: "/", MountPath: HostRoot}
+	// The root cgroup is a folder. Attaching to it writes nothing there.
+	mountCgroup = Mount{HostPath: "/sys/fs/cgroup", MountPath: "/sys/fs/cgroup"}
 )
 
 // hookRights is the one table of rights: what a hook that this version attaches
@@ -129,6 +133,15 @@ var hookRights = map[Hook]struct {
 		tracing:     "PERFMON",
 		onInterface: true,
 	},
+	// The kernel counts what acts on cgroups, be it on their devices, as networking.
+	HookCgroup: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, Mounts: []Mount{mountCgroup}},
+		tracing: "PERFMON",
+	},
+	HookSockOps: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, Mounts: []Mount{mountCgroup}},
+		tracing: "PERFMON",
+	},
 }
 
 // Hooks returns the hooks that have a row in the table of rights, sorted.
@@ -162,6 +175,15 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		case "tc", "tcx", "classifier":
 			return HookTC, nil
 		}
+	case ebpf.CGroupSKB:
+		// The section cgroup/skb says no direction.
+		if prefix == "cgroup_skb" {
+			return HookCgroup, nil
+		}
+	case ebpf.CGroupSock, ebpf.CGroupSockAddr, ebpf.CGroupSockopt, ebpf.CGroupSysctl, ebpf.CGroupDevice:
+		return HookCgroup, nil
+	case ebpf.SockOps:
+		return HookSockOps, nil
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
 		switch strings.TrimSuffix(prefix, ".s") {
