@@ -27,6 +27,8 @@ const (
 	HookTC            Hook = "tc"
 	HookCgroup        Hook = "cgroup"
 	HookSockOps       Hook = "sockops"
+	HookSocket        Hook = "socket"
+	HookSKLookup      Hook = "sk_lookup"
 )
 
 // Needs is what an object asks of the kernel and of whoever starts it.
@@ -133,6 +135,17 @@ var hookRights = map[Hook]struct {
 		tracing:     "PERFMON",
 		onInterface: true,
 	},
+	// NET_RAW opens the packet socket that is filtered.
+	HookSocket: {
+		rights:      Rights{Capabilities: []string{"BPF", "NET_RAW"}, HostNetwork: true},
+		tracing:     "PERFMON",
+		onInterface: true,
+	},
+	// The network namespace is attached to, not an interface of it.
+	HookSKLookup: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
 	// The kernel counts what acts on cgroups, be it on their devices, as networking.
 	HookCgroup: {
 		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, Mounts: []Mount{mountCgroup}},
@@ -182,6 +195,10 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		}
 	case ebpf.CGroupSock, ebpf.CGroupSockAddr, ebpf.CGroupSockopt, ebpf.CGroupSysctl, ebpf.CGroupDevice:
 		return HookCgroup, nil
+	case ebpf.SocketFilter:
+		return HookSocket, nil
+	case ebpf.SkLookup:
+		return HookSKLookup, nil
 	case ebpf.SockOps:
 		return HookSockOps, nil
 	case ebpf.Kprobe:

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -329,5 +330,75 @@ func TestPriority(t *testing.T) {
 	}
 	if p.programs[0].name != "on_second" || p.programs[1].name != "on_first" {
 		t.Errorf("order %s, %s", p.programs[0].name, p.programs[1].name)
+	}
+}
+
+func TestSocketFilter(t *testing.T) {
+	h := hookTest{section: "socket", typ: ebpf.SocketFilter, noLink: true, enter: func() { newNetns(t) }, trigger: ping}
+	for _, tt := range []struct {
+		extra, iface string
+		returns      int32
+	}{
+		{"", "lo", 0},
+		{"", "lo", -1}, // lets all packets through
+		{`{"ifindex":1}`, "", 0},
+		{`{"ifindex":"nosuch0"}`, "lo", 0},
+	} {
+		h.extra, h.options.Interface, h.returns = tt.extra, tt.iface, tt.returns
+		if target := h.fires(t); target != "lo" {
+			t.Errorf("attached to %s", target)
+		}
+	}
+	for _, tt := range []struct {
+		extra, iface, want string
+		kind               manifest.Kind
+	}{
+		{"", "", "the package does not say on which network interface", manifest.KindUsage},
+		{"", "nosuch0", "there is no network interface with the name nosuch0 here", manifest.KindPrecondition},
+		{`{"ifindex":{}}`, "", "ifindex {}: expected", manifest.KindFailure},
+	} {
+		h.extra, h.options.Interface = tt.extra, tt.iface
+		if err := h.refused(t); !strings.Contains(err.Error(), tt.want) || manifest.KindOf(err) != tt.kind {
+			t.Errorf("got %v (kind %d)", err, manifest.KindOf(err))
+		}
+	}
+}
+
+// TestFullSocket: a filter whose socket takes no more still sees each packet.
+func TestFullSocket(t *testing.T) {
+	const packets = 200
+	h := hookTest{section: "socket", typ: ebpf.SocketFilter, returns: -1, options: Options{Interface: "lo"}, enter: func() { newNetns(t) }}
+	var out buffer
+	in, err := h.start(t, &out, func() error {
+		var err error
+		for range packets {
+			err = errors.Join(err, ping())
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := in.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "\n"); n < packets {
+		t.Errorf("saw %d of %d packets", n, packets)
+	}
+}
+
+func TestSKLookup(t *testing.T) {
+	var ns string
+	h := hookTest{section: "sk_lookup", typ: ebpf.SkLookup, attach: ebpf.AttachSkLookup, returns: 1, trigger: ping, enter: func() {
+		newNetns(t)
+		var err error
+		if ns, err = os.Readlink("/proc/thread-self/ns/net"); err != nil {
+			t.Error(err)
+		}
+	}}
+	if target := h.fires(t); target != ns {
+		t.Errorf("attached to %s, not %s", target, ns)
 	}
 }
