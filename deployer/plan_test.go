@@ -53,6 +53,15 @@ func TestPlanYAML(t *testing.T) {
 				Targets: &Targets{Nodes: []string{"node1"}}, Interface: "eth0",
 			}
 		}, []Node{testNode("node1"), testNode("node2")}},
+		{"tc-node", func(t *testing.T) DeployOptions {
+			return DeployOptions{
+				Name: "tccount", Package: testPackage(t, "run-tc", "tccount", "1.0.0"),
+				Targets: &Targets{Nodes: []string{"node1"}}, Interface: "eth0",
+			}
+		}, []Node{testNode("node1")}},
+		{"cgroup-all", func(t *testing.T) DeployOptions {
+			return DeployOptions{Name: "connects", Package: testPackage(t, "run-cgroup", "connects", "1.0.0"), Targets: &Targets{All: true}}
+		}, []Node{testNode("node1")}},
 		// Kubernetes makes of each word what the user wrote.
 		{"dollars", func(t *testing.T) DeployOptions {
 			return DeployOptions{
