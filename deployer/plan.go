@@ -338,6 +338,7 @@ func (p *Plan) compare(in podInput) {
 	differ("memory", memoryOf(old), memoryOf(now))
 	differ("capabilities", capabilitiesOf(old), capabilitiesOf(now))
 	differ("host network", strconv.FormatBool(old.HostNetwork), strconv.FormatBool(now.HostNetwork))
+	differ("host PID namespace", strconv.FormatBool(old.HostPID), strconv.FormatBool(now.HostPID))
 	differ("host paths", hostPathsOf(old), hostPathsOf(now))
 	differ("tolerations", tolerationsOf(old), tolerationsOf(now))
 	differ("command", commandOf(old), commandOf(now))

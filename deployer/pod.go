@@ -67,6 +67,7 @@ func (in podInput) rights() (manifest.Rights, error) {
 			mounts[m] = true
 		}
 		rights.HostNetwork = rights.HostNetwork || needs.Rights.HostNetwork
+		rights.HostPID = rights.HostPID || needs.Rights.HostPID
 	}
 	for c := range capabilities {
 		rights.Capabilities = append(rights.Capabilities, c)
@@ -259,6 +260,7 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		// As node agents do: every node is every node.
 		spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
 	}
+	spec.HostPID = rights.HostPID
 	if rights.HostNetwork {
 		// Else the programs would attach to the Pod's own interfaces. No port is
 		// declared: with hostNetwork it would be the node's, and an upgrade

@@ -22,6 +22,7 @@ const (
 	HookRawTracepoint Hook = "raw_tp"
 	HookTPBTF         Hook = "tp_btf"
 	HookPerfEvent     Hook = "perf_event"
+	HookIter          Hook = "iter"
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
 	HookTC            Hook = "tc"
@@ -61,6 +62,9 @@ type Rights struct {
 	// HostNetwork is for hooks on interfaces: without it they would attach to
 	// those of the Pod.
 	HostNetwork bool `json:"hostNetwork,omitempty"`
+	// HostPID is for hooks that see processes: without it they would see those
+	// of the Pod, by its numbers.
+	HostPID bool `json:"hostPID,omitempty"`
 	// Mounts are folders of the node, sorted by path.
 	Mounts []Mount `json:"mounts,omitempty"`
 }
@@ -73,7 +77,7 @@ type Mount struct {
 
 // Equal reports whether two rights allow the same.
 func (r Rights) Equal(s Rights) bool {
-	return slices.Equal(r.Capabilities, s.Capabilities) && r.HostNetwork == s.HostNetwork && slices.Equal(r.Mounts, s.Mounts)
+	return slices.Equal(r.Capabilities, s.Capabilities) && r.HostNetwork == s.HostNetwork && r.HostPID == s.HostPID && slices.Equal(r.Mounts, s.Mounts)
 }
 
 // String returns r in one line, for plans and errors.
@@ -81,6 +85,9 @@ func (r Rights) String() string {
 	words := []string{strings.Join(r.Capabilities, "+")}
 	if r.HostNetwork {
 		words = append(words, "hostNetwork")
+	}
+	if r.HostPID {
+		words = append(words, "hostPID")
 	}
 	for _, m := range r.Mounts {
 		words = append(words, m.HostPath+" (read-only)")
@@ -118,6 +125,7 @@ var hookRights = map[Hook]struct {
 	HookRawTracepoint: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookPerfEvent:     {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookIter:          {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, HostPID: true}},
 	// Before uprobe.multi (6.6) a uprobe is a perf event of its own kind, which
 	// the kernel gives to SYS_ADMIN only.
 	HookUprobe: {
@@ -175,6 +183,9 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	case ebpf.Tracing:
 		if p.AttachType == ebpf.AttachTraceRawTp {
 			return HookTPBTF, nil
+		}
+		if p.AttachType == ebpf.AttachTraceIter {
+			return HookIter, nil
 		}
 	case ebpf.PerfEvent:
 		return HookPerfEvent, nil
@@ -286,6 +297,7 @@ func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
 			}
 		}
 		needs.Rights.HostNetwork = needs.Rights.HostNetwork || row.rights.HostNetwork
+		needs.Rights.HostPID = needs.Rights.HostPID || row.rights.HostPID
 		for _, helper := range helpersOf(p) {
 			helpers[helper] = true
 			if row.tracing != "" && readsKernel(helper) {

@@ -145,7 +145,7 @@ func TestHookOf(t *testing.T) {
 		{"flow_dissector", ebpf.FlowDissector, ebpf.AttachFlowDissector, ""},
 		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, ""},
 		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
-		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, ""},
+		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, HookIter},
 		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},
 	} {
 		got, err := HookOf(&ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach})
@@ -211,6 +211,20 @@ func TestOnInterface(t *testing.T) {
 	needs, err := o.Needs()
 	if want := (Rights{Capabilities: []string{"BPF", "NET_ADMIN", "PERFMON"}, HostNetwork: true}); err != nil || !needs.Rights.Equal(want) {
 		t.Errorf("tc: needs %v, %v", needs.Rights, err)
+	}
+}
+
+func TestRightsOfIterators(t *testing.T) {
+	task := &ebpf.ProgramSpec{SectionName: "iter/task", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter}
+	o := &Object{Spec: &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"dump": task}}}
+	needs, err := o.Needs()
+	if err != nil || !needs.Rights.HostPID || needs.Rights.String() != "BPF+PERFMON, hostPID" {
+		t.Errorf("needs %v, %v", needs.Rights, err)
+	}
+	without := needs.Rights
+	without.HostPID = false
+	if without.Equal(needs.Rights) {
+		t.Error("rights with and without hostPID are equal")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -400,5 +401,50 @@ func TestSKLookup(t *testing.T) {
 	}}
 	if target := h.fires(t); target != ns {
 		t.Errorf("attached to %s, not %s", target, ns)
+	}
+}
+
+// TestIter reads the link itself, which makes the program run for each process.
+func TestIter(t *testing.T) {
+	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }}
+	var out buffer
+	in, err := h.start(t, &out, h.trigger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := in.reporter.programs[0].Target; got != "task" {
+		t.Errorf("attached to %s", got)
+	}
+	ids := kernelIDs(t)
+	r, err := in.links[0].(*link.Iter).Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Error(err)
+	}
+	_ = r.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := in.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(out.String(), "{\"n\":1}\n") {
+		t.Errorf("printed %q", out.String())
+	}
+	for kind, list := range ids {
+		for _, id := range list {
+			eventually(t, fmt.Sprintf("%s %d is gone", kind, id), func() bool { return !exists(kind, id) })
+		}
+	}
+	for section, want := range map[string]string{"iter": "it does not say over what", "iter/bpf_map_elem": "over the elements of a map"} {
+		h.section = section
+		if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", section, err)
+		}
+	}
+	h.section, h.to = "iter/nothing", "nothing"
+	if err := h.refused(t); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), "nothing") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -75,7 +75,6 @@ func TestPlan(t *testing.T) {
 func TestPlanRefuses(t *testing.T) {
 	for pkg, want := range map[string]string{
 		"sections/kprobe":    `program the_program: section "kprobe": this runner does not attach that hook; it attaches `,
-		"sections/iter":      `program the_program: section "iter/task": this runner does not attach that hook`,
 		"sections/uprobe":    `program the_program: section "uprobe": it names no function`,
 		"sections/badtp":     `program the_program: section "tracepoint/noslash": it names no tracepoint`,
 		"perf-array/package": `map events: this runner does not read maps of type PerfEventArray, only ring buffers`,
