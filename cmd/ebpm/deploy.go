@@ -110,7 +110,7 @@ func (s *session) deployCommand() *cli.Command {
 			&cli.StringFlag{Name: "name", Usage: "the `NAME` of the release (default: the last part of the repository)"},
 			&cli.BoolFlag{Name: "all", Usage: "run on every Linux node, also those that join later"},
 			&cli.StringSliceFlag{Name: "node", Usage: "run on this `NODE`; may be given several times"},
-			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of XDP programs"},
+			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.StringFlag{Name: "image", Usage: "the runner's container `IMAGE`, by digest", EnvVars: []string{"EBPM_IMAGE"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "the `SECRET` (dockerconfigjson) by which nodes pull the package"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "deploy also to kernels that the package says are too old"},

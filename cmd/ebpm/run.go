@@ -32,7 +32,7 @@ func (s *session) runCommand() *cli.Command {
 			"  ebpm run --json examples/opensnoop",
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "json", Aliases: []string{"j"}, Usage: "print an object a line instead of a table"},
-			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of XDP programs"},
+			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "run also where the package says that the kernel is too old"},
 		},
 		Action: func(c *cli.Context) error {
