@@ -41,7 +41,7 @@ Options of run:
   -j, --json                    Print each event as a line of JSON
   -p, --prog-type <TYPE>        What PROGRAM is: json
       --strict                  Take only the canonical form of a package
-      --interface <NAME>        Attach XDP programs to this network interface
+      --interface <NAME>        Attach programs of interfaces (XDP, tc, socket filters) to this one
       --root <DIR>              Look for the targets of uprobes in this folder
       --ready <SOCKET>          Listen here once every program is attached
       --termination-log <FILE>  Write the cause of a failure there, too
