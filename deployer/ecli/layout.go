@@ -20,7 +20,8 @@ import (
 // A layout is an event type made ready for printing: its BTF is walked once,
 // events are then printed without allocating.
 type layout struct {
-	name string
+	// what names the type in messages, such as "struct event".
+	what string
 	// need is how many bytes an event must have.
 	need    int
 	columns []column
@@ -110,7 +111,7 @@ func newLayout(t *btf.Struct, members []manifest.Member) (*layout, error) {
 	if len(t.Members) != len(members) {
 		return nil, fmt.Errorf("struct %s has %d members in the object's BTF, but %d in the package's export_types", t.Name, len(t.Members), len(members))
 	}
-	l := &layout{name: t.Name}
+	l := &layout{what: "struct " + t.Name}
 	var shown []field
 	for i, m := range t.Members {
 		if m.Name != "" && m.Name != members[i].Name { //nolint:gosec // There are as many of both: see above.

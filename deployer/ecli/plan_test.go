@@ -39,6 +39,8 @@ func TestPlan(t *testing.T) {
 		{"member of another type", func(m *manifest.Meta) { export(m).Members[0].Type = "long" }, ""},
 		{"other size", func(m *manifest.Meta) { export(m).Size = 1 }, ""},
 		{"no export types", func(m *manifest.Meta) { m.ExportTypes = nil }, "map events: the package does not say which struct its events are"},
+		{"perf buffers of many pages", func(m *manifest.Meta) { m.PerfBufferPages = 1 << 16 }, ""},
+		{"perf buffers of too many pages", func(m *manifest.Meta) { m.PerfBufferPages = 1<<16 + 1 }, "perf_buffer_pages 65537: at most 65536 pages a CPU"},
 		{"default interpreter", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`"default_struct"`) }, ""},
 		{"stack traces", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`{"stack_trace":{}}`) }, `map events: this runner does not know the interpreter {"stack_trace":{}}`},
 		{"sampled map", func(m *manifest.Meta) { skel(m).Maps[0].Sample = &manifest.Sample{Interval: 1} }, "map events: this runner does not print sampled maps"},
@@ -60,8 +62,8 @@ func TestPlan(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if (p.export != "") != (tt.want == "") {
-					t.Errorf("exports %q", p.export)
+				if (len(p.exports) == 1) != (tt.want == "") {
+					t.Errorf("exports %+v", p.exports)
 				}
 			case err == nil || !strings.Contains(err.Error(), tt.want):
 				t.Errorf("got %v, want %s", err, tt.want)
@@ -80,7 +82,6 @@ func TestPlanRefuses(t *testing.T) {
 		"sections/uprobe":    `program the_program: section "uprobe": it names no function`,
 		"sections/badtp":     `program the_program: section "tracepoint/noslash": it names no tracepoint`,
 		"probes/rename":      `program on_btf: section "tp_btf/task_rename": this runner does not attach that hook`,
-		"perf-array/package": `map events: this runner does not read maps of type PerfEventArray, only ring buffers`,
 		"signals/slow":       `: this runner does not print sampled maps`,
 		"no-export/noheader": `map events: the package does not say which struct its events are`,
 	} {
@@ -101,8 +102,8 @@ func TestPlanOfSeveralMaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.export != "ring_two" || len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "ring_one") {
-		t.Errorf("exports %s, warns %q", p.export, p.warnings)
+	if len(p.exports) != 1 || p.exports[0].mapName != "ring_two" || len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "ring_one") {
+		t.Errorf("exports %+v, warns %q", p.exports, p.warnings)
 	}
 }
 
