@@ -61,8 +61,8 @@ type eventSource struct {
 	buf      []byte
 }
 
-func newEventSource(e *export, p *plan, m *ebpf.Map, out *sink, r *reporter) (*eventSource, error) {
-	s := &eventSource{mapName: e.mapName, sink: out, reporter: r, timeout: p.pollTimeout}
+func newEventSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (*eventSource, error) {
+	s := &eventSource{mapName: e.mapName, printer: pr, sink: out, reporter: r, timeout: p.pollTimeout}
 	if e.typ == ebpf.PerfEventArray {
 		reader, err := perf.NewReader(m, p.perfBuffer)
 		if err != nil {

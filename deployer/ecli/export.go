@@ -5,6 +5,7 @@ package ecli
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -17,7 +18,11 @@ import (
 type export struct {
 	mapName string
 	typ     ebpf.MapType
-	layout  *layout
+	// layout is that of the events, or of the values of a sampled map.
+	layout *layout
+	// key is that of the keys of a sampled map, which sample says how to print.
+	key    *layout
+	sample *manifest.Sample
 }
 
 // planExports chooses the map whose events are printed. As with upstream, it is
@@ -42,7 +47,7 @@ func (p *plan) planExports(meta *manifest.Meta, spec *ebpf.CollectionSpec) error
 		if ms == nil {
 			return fmt.Errorf("map %s: the object has no map of that name", m.Name)
 		}
-		if m.Sample == nil && ms.Type != ebpf.RingBuf && ms.Type != ebpf.PerfEventArray {
+		if m.Sample == nil && !isEventMap(ms.Type) {
 			continue
 		}
 		if chosen != nil {
@@ -53,8 +58,14 @@ func (p *plan) planExports(meta *manifest.Meta, spec *ebpf.CollectionSpec) error
 	if chosen == nil {
 		return nil
 	}
-	if chosen.Sample != nil {
-		return unsupported("map %s: this runner does not print sampled maps", chosen.Name)
+	ms := spec.Maps[chosen.Name]
+	if !isEventMap(ms.Type) {
+		e, err := sampleExport(chosen, ms, btf.Type.TypeName)
+		if err != nil {
+			return fmt.Errorf("map %s: %w", chosen.Name, err)
+		}
+		p.exports = append(p.exports, e)
+		return nil
 	}
 	if raw := chosen.Interpreter; raw != nil {
 		var name string
@@ -71,8 +82,60 @@ func (p *plan) planExports(meta *manifest.Meta, spec *ebpf.CollectionSpec) error
 	if err != nil {
 		return fmt.Errorf("map %s: %w", chosen.Name, err)
 	}
-	p.exports = append(p.exports, export{mapName: chosen.Name, typ: spec.Maps[chosen.Name].Type, layout: l})
+	p.exports = append(p.exports, export{mapName: chosen.Name, typ: ms.Type, layout: l})
 	return nil
+}
+
+// isEventMap reports whether programs send events through a map of this type;
+// the others hold values, which are sampled.
+func isEventMap(t ebpf.MapType) bool { return t == ebpf.RingBuf || t == ebpf.PerfEventArray }
+
+// The ways in which a sampled map is printed.
+const (
+	sampleKeyValue = "default_kv"
+	sampleLog2     = "log2_hist"
+	sampleLinear   = "linear_hist"
+)
+
+var sampledMaps = []ebpf.MapType{
+	ebpf.Hash, ebpf.Array, ebpf.LRUHash, ebpf.LPMTrie, ebpf.PerCPUHash, ebpf.PerCPUArray, ebpf.LRUCPUHash,
+}
+
+// sampleExport reads the types of keys and values off the map itself. label
+// names what is no struct.
+func sampleExport(m *manifest.MapMeta, ms *ebpf.MapSpec, label func(btf.Type) string) (export, error) {
+	if !slices.Contains(sampledMaps, ms.Type) {
+		return export{}, unsupported("a map of type %s cannot be sampled", ms.Type)
+	}
+	switch m.Sample.Type {
+	case "", sampleKeyValue, sampleLog2, sampleLinear:
+	default:
+		return export{}, fmt.Errorf("sample type %q: expected %s, %s or %s", m.Sample.Type, sampleKeyValue, sampleLog2, sampleLinear)
+	}
+	e := export{mapName: m.Name, typ: ms.Type, sample: m.Sample}
+	for _, part := range []struct {
+		name string
+		typ  btf.Type
+		size uint32
+		dst  **layout
+	}{
+		{"key", ms.Key, ms.KeySize, &e.key},
+		{"value", ms.Value, ms.ValueSize, &e.layout},
+	} {
+		if part.typ == nil {
+			return export{}, manifest.WithKind(manifest.KindFailure, fmt.Errorf("the object does not say the type of its %ss", part.name),
+				fmt.Sprintf("Declare the map with __type(%s, ...) instead of a size.", part.name))
+		}
+		l, err := newTypeLayout(part.typ, label(part.typ))
+		if err != nil {
+			return export{}, fmt.Errorf("%s: %w", part.name, err)
+		}
+		if l.need > int(part.size) {
+			return export{}, fmt.Errorf("%s: %s takes %d bytes, but the map has %d", part.name, l.what, l.need, part.size)
+		}
+		*part.dst = l
+	}
+	return e, nil
 }
 
 // exportLayout finds the type by its id and holds it against its description.

@@ -71,14 +71,20 @@ func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *out
 	}
 	for i := range p.exports {
 		e := &p.exports[i]
-		s, err := newEventSource(e, p, coll.Maps[e.mapName], &out.sink, r)
+		s, err := newSource(e, p, coll.Maps[e.mapName], &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}, &out.sink, r)
 		if err != nil {
 			return nil, err
 		}
-		s.printer = &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}
 		out.sources = append(out.sources, s)
 	}
 	return out, nil
+}
+
+func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (source, error) {
+	if e.sample != nil {
+		return newSampleSource(e, m, pr, out)
+	}
+	return newEventSource(e, p, m, pr, out, r)
 }
 
 // run prints the headers and then what the sources have, until

@@ -76,6 +76,7 @@ type session struct {
 	mu         sync.Mutex
 	statuses   []manifest.Status
 	beforehand func() // runs on the thread of Run, before it
+	attached   func() // runs once all is attached, before anything is printed
 }
 
 // begin starts Run and waits until everything is attached.
@@ -95,6 +96,9 @@ func (s *session) begin(o Options) *session {
 		s.statuses = append(s.statuses, st)
 		s.mu.Unlock()
 		if st.Event == manifest.StatusAttached {
+			if s.attached != nil {
+				s.attached()
+			}
 			close(attached)
 		}
 	}
