@@ -149,11 +149,14 @@ func newTypeLayout(t btf.Type, label string) (*layout, error) {
 // layoutOf makes the layout of fields within size bytes.
 func layoutOf(what string, size uint64, shown []field) (*layout, error) {
 	l := &layout{what: what}
+	// The bounds are for all columns together.
+	total, cost := new(int), uint64(0)
 	for _, f := range shown {
-		c := compiler{region: size}
+		c := compiler{region: size, total: total, cost: cost}
 		if err := c.field(f, 0, 0); err != nil {
 			return nil, fmt.Errorf("%s: member %s: %w", what, f.name, err)
 		}
+		cost = c.cost
 		l.columns = append(l.columns, column{name: f.name, ops: c.ops, end: c.literal})
 		l.need = max(l.need, int(c.need))
 	}

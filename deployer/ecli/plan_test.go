@@ -47,10 +47,7 @@ func TestPlan(t *testing.T) {
 		{"default interpreter", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`"default_struct"`) }, ""},
 		{"stack traces", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`{"stack_trace":{}}`) }, `map events: this runner does not know the interpreter {"stack_trace":{}}`},
 		{"sample of a ring buffer is not looked at", func(m *manifest.Meta) { skel(m).Maps[0].Sample = &manifest.Sample{Interval: 1} }, ""},
-		{"export config", func(m *manifest.Meta) {
-			m.MultipleExportTypes = true
-			skel(m).Maps[0].ExportConfig = json.RawMessage(`{"btf_type_id":29}`)
-		}, "map events: this runner does not read maps with an export_config"},
+		{"export config that is switched off", func(m *manifest.Meta) { skel(m).Maps[0].ExportConfig = json.RawMessage(`"no_export"`) }, ""},
 		{"export config of nothing", func(m *manifest.Meta) {
 			m.MultipleExportTypes = true
 			skel(m).Maps[0].ExportConfig = json.RawMessage(`"no_export"`)
@@ -120,8 +117,8 @@ func TestPlanOfSampledMaps(t *testing.T) {
 		{"as it is", func(*ebpf.MapSpec) {}, ""},
 		{"per CPU", func(m *ebpf.MapSpec) { m.Type = ebpf.PerCPUHash }, ""},
 		{"without keys", func(m *ebpf.MapSpec) { m.Type = ebpf.Queue }, "map stats: a map of type Queue cannot be sampled"},
-		{"type of keys unknown", func(m *ebpf.MapSpec) { m.Key = nil }, "map stats: the object does not say the type of its keys"},
-		{"type of values unknown", func(m *ebpf.MapSpec) { m.Value = nil }, "map stats: the object does not say the type of its values"},
+		{"type of keys unknown", func(m *ebpf.MapSpec) { m.Key = nil }, "map stats: key: the object does not say its type"},
+		{"type of values unknown", func(m *ebpf.MapSpec) { m.Value = nil }, "map stats: value: the object does not say its type"},
 		{"values smaller than their type", func(m *ebpf.MapSpec) { m.ValueSize = 8 }, "map stats: value: struct tally takes 24 bytes, but the map has 8"},
 		{"keys that cannot be printed", func(m *ebpf.MapSpec) { m.Key = &btf.Fwd{Name: "x"} }, "map stats: key: "},
 	} {
