@@ -43,8 +43,9 @@ type perfReader struct {
 	record perf.Record
 }
 
-// The kernel pads events to eight bytes less four, so that one which lacks up to
-// seven bytes cannot be told from a whole one.
+// next cannot tell an event that lacks up to seven bytes from a whole one: the
+// kernel pads them to eight bytes less four. It tells of a loss with the next
+// event that finds room, so that what is lost at the very end is not counted.
 func (r *perfReader) next() (event []byte, lost uint64, more bool, err error) {
 	err = r.ReadInto(&r.record)
 	return r.record.RawSample, r.record.LostSamples, r.record.Remaining > 0, err

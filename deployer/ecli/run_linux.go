@@ -23,8 +23,8 @@ import (
 )
 
 // Run loads and attaches the package's programs and prints what they send
-// until ctx is done. It then detaches them, prints what was sent until then,
-// and returns nil; nothing of the run is left in the kernel. It returns nil,
+// until ctx is done. It then detaches them, prints what was sent until then and
+// what sampled maps hold, and returns nil; nothing of the run is left in the kernel. It returns nil,
 // too, when whoever reads Stdout goes away, and after printing the help that
 // Args ask for.
 //

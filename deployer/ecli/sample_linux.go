@@ -118,6 +118,7 @@ func (s *sampleSource) empty() error {
 	}
 	var key []byte
 	for range s.m.MaxEntries() {
+		s.sink.progress.Add(1)
 		err := s.m.NextKey(nil, &key)
 		if err == nil {
 			err = s.m.Delete(key)
