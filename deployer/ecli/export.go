@@ -4,7 +4,6 @@ package ecli
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -63,14 +62,20 @@ func (p *plan) planOneExport(maps []*manifest.MapMeta, types []manifest.ExportTy
 	if chosen == nil {
 		return nil
 	}
-	return p.addExport(chosen, spec.Maps[chosen.Name], func() (*layout, error) {
-		if len(types) == 0 {
-			return nil, manifest.WithKind(manifest.KindFailure,
-				errors.New("the package does not say which struct its events are"),
-				"Build it again with a header that has the struct: ecc SOURCE.bpf.c HEADER.h.")
-		}
-		return exportLayout(spec.Types, &types[0])
-	}, btf.Type.TypeName, nil)
+	ms := spec.Maps[chosen.Name]
+	if !isEventMap(ms.Type) {
+		return p.addExport(chosen, ms, nil, btf.Type.TypeName)
+	}
+	if len(types) == 0 {
+		return manifest.WithKind(manifest.KindFailure,
+			fmt.Errorf("map %s: the package does not say which struct its events are", chosen.Name),
+			"Build it again with a header that has the struct: ecc SOURCE.bpf.c HEADER.h.")
+	}
+	l, err := exportLayout(spec.Types, &types[0])
+	if err != nil {
+		return fmt.Errorf("map %s: %w", chosen.Name, err)
+	}
+	return p.addExport(chosen, ms, l, btf.Type.TypeName)
 }
 
 // planConfiguredExports takes all maps that have an export_config. What is no
@@ -89,31 +94,28 @@ func (p *plan) planConfiguredExports(maps []*manifest.MapMeta, _ []manifest.Expo
 			p.warnings = append(p.warnings, fmt.Sprintf("map %s is not read: a map of type %s needs a sample", m.Name, ms.Type))
 			continue
 		}
-		configured := func() (*layout, error) { return config.layout(spec.Types) }
-		override := configured
-		if config.ofMap {
-			override = nil
+		var l *layout
+		if isEventMap(ms.Type) || !config.ofMap {
+			if l, err = config.layout(spec.Types); err != nil {
+				return fmt.Errorf("map %s: %w", m.Name, err)
+			}
 		}
-		if err := p.addExport(m, ms, configured, nameless, override); err != nil {
+		if err := p.addExport(m, ms, l, nameless); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// addExport adds a map. events gives the type of what is sent through it, where
-// it is one for that; override that of the values of a sampled map, where it is
-// not the map's own.
-func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, events func() (*layout, error), label func(btf.Type) string, override func() (*layout, error)) error {
-	var e export
+// addExport adds a map with the layout of its events or values; nil is that of
+// the values which a sampled map itself has. label names what is no struct.
+func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, l *layout, label func(btf.Type) string) error {
+	e := export{mapName: m.Name, typ: ms.Type, layout: l}
 	var err error
 	if isEventMap(ms.Type) {
-		e = export{mapName: m.Name, typ: ms.Type}
-		if err = checkInterpreter(m.Interpreter); err == nil {
-			e.layout, err = events()
-		}
+		err = checkInterpreter(m.Interpreter)
 	} else {
-		e, err = sampleExport(m, ms, label, override)
+		err = e.planSample(m.Sample, ms, label)
 	}
 	if err != nil {
 		return fmt.Errorf("map %s: %w", m.Name, err)
@@ -148,48 +150,41 @@ var sampledMaps = []ebpf.MapType{
 	ebpf.Hash, ebpf.Array, ebpf.LRUHash, ebpf.LPMTrie, ebpf.PerCPUHash, ebpf.PerCPUArray, ebpf.LRUCPUHash,
 }
 
-// sampleExport reads the types of keys and values off the map itself, but for
-// values whose layout is given. label names what is no struct.
-func sampleExport(m *manifest.MapMeta, ms *ebpf.MapSpec, label func(btf.Type) string, value func() (*layout, error)) (export, error) {
+// planSample reads the types of keys and values off the map itself, but for
+// values that have a layout already.
+func (e *export) planSample(sample *manifest.Sample, ms *ebpf.MapSpec, label func(btf.Type) string) error {
 	if !slices.Contains(sampledMaps, ms.Type) {
-		return export{}, unsupported("a map of type %s cannot be sampled", ms.Type)
+		return unsupported("a map of type %s cannot be sampled", ms.Type)
 	}
-	switch m.Sample.Type {
+	switch sample.Type {
 	case "", sampleKeyValue, sampleLog2, sampleLinear:
 	default:
-		return export{}, fmt.Errorf("sample type %q: expected %s, %s or %s", m.Sample.Type, sampleKeyValue, sampleLog2, sampleLinear)
+		return fmt.Errorf("sample type %q: expected %s, %s or %s", sample.Type, sampleKeyValue, sampleLog2, sampleLinear)
 	}
-	own := func(part string, t btf.Type) (*layout, error) {
-		if t == nil {
-			return nil, manifest.WithKind(manifest.KindFailure, errors.New("the object does not say its type"),
-				fmt.Sprintf("Declare the map with __type(%s, ...) instead of a size.", part))
+	e.sample = sample
+	for _, part := range []struct {
+		name   string
+		layout **layout
+		typ    btf.Type
+		size   uint32
+	}{
+		{"key", &e.key, ms.Key, ms.KeySize},
+		{"value", &e.layout, ms.Value, ms.ValueSize},
+	} {
+		if *part.layout == nil {
+			if part.typ == nil {
+				return manifest.WithKind(manifest.KindFailure, fmt.Errorf("%s: the object does not say its type", part.name),
+					fmt.Sprintf("Declare the map with __type(%s, ...) instead of a size.", part.name))
+			}
+			l, err := newTypeLayout(part.typ, label(part.typ))
+			if err != nil {
+				return fmt.Errorf("%s: %w", part.name, err)
+			}
+			*part.layout = l
 		}
-		return newTypeLayout(t, label(t))
-	}
-	if value == nil {
-		value = func() (*layout, error) { return own("value", ms.Value) }
-	}
-	e := export{mapName: m.Name, typ: ms.Type, sample: m.Sample}
-	var err error
-	if e.key, err = own("key", ms.Key); err == nil {
-		err = fits(e.key, ms.KeySize)
-	}
-	if err != nil {
-		return export{}, fmt.Errorf("key: %w", err)
-	}
-	if e.layout, err = value(); err == nil {
-		err = fits(e.layout, ms.ValueSize)
-	}
-	if err != nil {
-		return export{}, fmt.Errorf("value: %w", err)
-	}
-	return e, nil
-}
-
-// fits reports whether keys or values of this many bytes can be printed.
-func fits(l *layout, size uint32) error {
-	if l.need > int(size) {
-		return fmt.Errorf("%s takes %d bytes, but the map has %d", l.what, l.need, size)
+		if l := *part.layout; l.need > int(part.size) {
+			return fmt.Errorf("%s: %s takes %d bytes, but the map has %d", part.name, l.what, l.need, part.size)
+		}
 	}
 	return nil
 }
