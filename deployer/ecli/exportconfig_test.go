@@ -49,6 +49,24 @@ func TestExportConfigs(t *testing.T) {
 	}
 }
 
+// TestExportsRefused: what a package says wrongly of its maps is refused at
+// once, with the name of the map.
+func TestExportsRefused(t *testing.T) {
+	for name, want := range map[string]string{
+		"linear-hist/badtype":       `map hists: sample type "cubic": expected default_kv, log2_hist or linear_hist`,
+		"multi-export/overlap":      `map rb_one: export_config: member bb begins at byte 2, within the one before, which ends at byte 4`,
+		"multi-export/badid":        `map rb_one: export_config: member aa: type 9999 of the object's BTF`,
+		"multi-export/badbtf":       `map rb_one: export_config: type 9999 of the object's BTF`,
+		"multi-export/default-ring": `map rb_one: export_config "default" is for sampled maps`,
+		"multi-export/unknown":      `map rb_one: export_config: expected "no_export", "default", {"btf_type_id": N} or`,
+	} {
+		pkg, spec := readPackage(t, name)
+		if _, err := newPlan(&pkg.Meta, spec); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+	}
+}
+
 func TestUnsampledExportIsNotRead(t *testing.T) {
 	pkg, spec := readPackage(t, "multi-export/hash-no-sample")
 	p, err := newPlan(&pkg.Meta, spec)

@@ -76,14 +76,13 @@ func TestPlan(t *testing.T) {
 // program or map and of the hook.
 func TestPlanRefuses(t *testing.T) {
 	for pkg, want := range map[string]string{
-		"sections/kprobe":     `program the_program: section "kprobe": this runner does not attach that hook; it attaches raw_tp, raw_tracepoint, tp, tracepoint, uprobe`,
-		"sections/iter":       `program the_program: section "iter/task": this runner does not attach that hook`,
-		"sections/socket":     `program the_program: section "socket": this runner does not attach that hook`,
-		"sections/uprobe":     `program the_program: section "uprobe": it names no function`,
-		"sections/badtp":      `program the_program: section "tracepoint/noslash": it names no tracepoint`,
-		"probes/rename":       `program on_btf: section "tp_btf/task_rename": this runner does not attach that hook`,
-		"linear-hist/badtype": `map hists: sample type "cubic": expected default_kv, log2_hist or linear_hist`,
-		"no-export/noheader":  `map events: the package does not say which struct its events are`,
+		"sections/kprobe":    `program the_program: section "kprobe": this runner does not attach that hook; it attaches raw_tp, raw_tracepoint, tp, tracepoint, uprobe`,
+		"sections/iter":      `program the_program: section "iter/task": this runner does not attach that hook`,
+		"sections/socket":    `program the_program: section "socket": this runner does not attach that hook`,
+		"sections/uprobe":    `program the_program: section "uprobe": it names no function`,
+		"sections/badtp":     `program the_program: section "tracepoint/noslash": it names no tracepoint`,
+		"probes/rename":      `program on_btf: section "tp_btf/task_rename": this runner does not attach that hook`,
+		"no-export/noheader": `map events: the package does not say which struct its events are`,
 	} {
 		t.Run(pkg, func(t *testing.T) {
 			pkg, spec := readPackage(t, pkg)
