@@ -120,6 +120,42 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
+// TestSampledMapAtTheEnd: what a map holds at the end is printed, although its
+// interval is not over.
+func TestSampledMapAtTheEnd(t *testing.T) {
+	data, err := os.ReadFile("testdata/sampled.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const interval = `"interval":700`
+	if !bytes.Contains(data, []byte(interval)) {
+		t.Fatal("the package has another interval")
+	}
+	pkg := filepath.Join(t.TempDir(), "package.json")
+	if err := os.WriteFile(pkg, bytes.Replace(data, []byte(interval), []byte(`"interval":3600000`), 1), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "ready.sock")
+	cmd := command(t, "run", "--ready", socket, pkg)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitReady(t, socket, &stderr)
+	_, _, _ = syscall.Syscall(syscall.SYS_GETPGID, 77150, 0, 0)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, stderr.String())
+	}
+	header, rows, _ := strings.Cut(stdout.String(), "\n")
+	if header != "TIME     __U32  HITS   WHO    NS     " || !strings.HasSuffix(rows, ` {"__u32":305419896} {"hits":3,"ns":12345678901,"who":"bob"}`+"\n") {
+		t.Errorf("printed\n%s", stdout.String())
+	}
+}
+
 func TestSignals(t *testing.T) {
 	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		t.Run(signal.String(), func(t *testing.T) {

@@ -64,7 +64,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &plan{export: "events", pollTimeout: time.Millisecond, layout: l, programs: []plannedProgram{planned}}, spec, nil
+	return &plan{exports: []export{{mapName: "events", typ: ebpf.RingBuf, layout: l}}, pollTimeout: time.Millisecond, programs: []plannedProgram{planned}}, spec, nil
 }
 
 // start attaches the probe on a thread of its own, and runs then there.

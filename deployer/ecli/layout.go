@@ -20,7 +20,8 @@ import (
 // A layout is an event type made ready for printing: its BTF is walked once,
 // events are then printed without allocating.
 type layout struct {
-	name string
+	// what names the type in messages, such as "struct event".
+	what string
 	// need is how many bytes an event must have.
 	need    int
 	columns []column
@@ -110,7 +111,6 @@ func newLayout(t *btf.Struct, members []manifest.Member) (*layout, error) {
 	if len(t.Members) != len(members) {
 		return nil, fmt.Errorf("struct %s has %d members in the object's BTF, but %d in the package's export_types", t.Name, len(t.Members), len(members))
 	}
-	l := &layout{name: t.Name}
 	var shown []field
 	for i, m := range t.Members {
 		if m.Name != "" && m.Name != members[i].Name { //nolint:gosec // There are as many of both: see above.
@@ -122,17 +122,47 @@ func newLayout(t *btf.Struct, members []manifest.Member) (*layout, error) {
 		}
 		shown = append(shown, fields...)
 	}
-	for _, f := range shown {
-		c := compiler{region: uint64(t.Size)}
-		if err := c.field(f, 0, 0); err != nil {
-			return nil, fmt.Errorf("struct %s: member %s: %w", t.Name, f.name, err)
+	return layoutOf("struct "+t.Name, uint64(t.Size), shown)
+}
+
+// newTypeLayout makes the layout of any type: the members of a struct or union,
+// else one column with the given label.
+func newTypeLayout(t btf.Type, label string) (*layout, error) {
+	size, err := btf.Sizeof(t)
+	if err != nil {
+		return nil, err
+	}
+	what := "type " + typeName(t)
+	shown := []field{{name: printable(label), typ: t}}
+	if members, kind, ok := composite(btf.UnderlyingType(t)); ok {
+		what = kind[0] + " " + kind[1]
+		shown = nil
+		for _, m := range members {
+			if shown, err = flatten(shown, m, 0, 0); err != nil {
+				return nil, fmt.Errorf("%s: %w", what, err)
+			}
 		}
+	}
+	return layoutOf(what, uint64(size), shown)
+}
+
+// layoutOf makes the layout of fields within size bytes.
+func layoutOf(what string, size uint64, shown []field) (*layout, error) {
+	l := &layout{what: what}
+	// The bounds are for all columns together.
+	total, cost := new(int), uint64(0)
+	for _, f := range shown {
+		c := compiler{region: size, total: total, cost: cost}
+		if err := c.field(f, 0, 0); err != nil {
+			return nil, fmt.Errorf("%s: member %s: %w", what, f.name, err)
+		}
+		cost = c.cost
 		l.columns = append(l.columns, column{name: f.name, ops: c.ops, end: c.literal})
 		l.need = max(l.need, int(c.need))
 	}
-	c := compiler{region: uint64(t.Size)}
+	c := compiler{region: size}
 	if err := c.object(shown, nil, 0, 0); err != nil {
-		return nil, fmt.Errorf("struct %s: %w", t.Name, err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	l.object, l.end = c.ops, c.literal
 	return l, nil

@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -334,6 +336,23 @@ func TestText(t *testing.T) {
 
 // FuzzLayout makes layouts of whatever a package's BTF says and prints whatever
 // bytes its program sends.
+// TestLayoutIsBounded: members that are each within the bounds are refused when
+// there are too many of them.
+func TestLayoutIsBounded(t *testing.T) {
+	array := &btf.Array{Type: testInt, Index: testInt, Nelems: maxCost / 8} // twice that for its elements
+	var fields []field
+	for i := range uint64(4) {
+		fields = append(fields, field{name: "m", typ: array, offset: i * maxCost / 2 * 8})
+		if _, err := layoutOf("record", 4*maxCost, fields); (err != nil) != (len(fields) == 4) {
+			t.Errorf("%d members: %v", len(fields), err)
+		}
+	}
+	fields = slices.Repeat([]field{{name: "m", typ: testInt}}, maxOps+1)
+	if _, err := layoutOf("record", 4, fields); !errors.Is(err, errTypeTooLarge) {
+		t.Errorf("%d members: %v", len(fields), err)
+	}
+}
+
 func FuzzLayout(f *testing.F) {
 	for _, name := range []string{"scalars", "arrays", "composites"} {
 		_, spec := readPackage(f, name+"/package")

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -39,13 +42,12 @@ func TestPlan(t *testing.T) {
 		{"member of another type", func(m *manifest.Meta) { export(m).Members[0].Type = "long" }, ""},
 		{"other size", func(m *manifest.Meta) { export(m).Size = 1 }, ""},
 		{"no export types", func(m *manifest.Meta) { m.ExportTypes = nil }, "map events: the package does not say which struct its events are"},
+		{"perf buffers of many pages", func(m *manifest.Meta) { m.PerfBufferPages = 1 << 16 }, ""},
+		{"perf buffers of too many pages", func(m *manifest.Meta) { m.PerfBufferPages = 1<<16 + 1 }, "perf_buffer_pages 65537: at most 65536 pages a CPU"},
 		{"default interpreter", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`"default_struct"`) }, ""},
 		{"stack traces", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`{"stack_trace":{}}`) }, `map events: this runner does not know the interpreter {"stack_trace":{}}`},
-		{"sampled map", func(m *manifest.Meta) { skel(m).Maps[0].Sample = &manifest.Sample{Interval: 1} }, "map events: this runner does not print sampled maps"},
-		{"export config", func(m *manifest.Meta) {
-			m.MultipleExportTypes = true
-			skel(m).Maps[0].ExportConfig = json.RawMessage(`{"btf_type_id":29}`)
-		}, "map events: this runner does not read maps with an export_config"},
+		{"sample of a ring buffer is not looked at", func(m *manifest.Meta) { skel(m).Maps[0].Sample = &manifest.Sample{Interval: 1} }, ""},
+		{"export config that is switched off", func(m *manifest.Meta) { skel(m).Maps[0].ExportConfig = json.RawMessage(`"no_export"`) }, ""},
 		{"export config of nothing", func(m *manifest.Meta) {
 			m.MultipleExportTypes = true
 			skel(m).Maps[0].ExportConfig = json.RawMessage(`"no_export"`)
@@ -60,8 +62,8 @@ func TestPlan(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if (p.export != "") != (tt.want == "") {
-					t.Errorf("exports %q", p.export)
+				if (len(p.exports) == 1) != (tt.want == "") {
+					t.Errorf("exports %+v", p.exports)
 				}
 			case err == nil || !strings.Contains(err.Error(), tt.want):
 				t.Errorf("got %v, want %s", err, tt.want)
@@ -77,8 +79,6 @@ func TestPlanRefuses(t *testing.T) {
 		"sections/kprobe":    `program the_program: section "kprobe": this runner does not attach that hook; it attaches `,
 		"sections/uprobe":    `program the_program: section "uprobe": it names no function`,
 		"sections/badtp":     `program the_program: section "tracepoint/noslash": it names no tracepoint`,
-		"perf-array/package": `map events: this runner does not read maps of type PerfEventArray, only ring buffers`,
-		"signals/slow":       `: this runner does not print sampled maps`,
 		"no-export/noheader": `map events: the package does not say which struct its events are`,
 	} {
 		t.Run(pkg, func(t *testing.T) {
@@ -98,8 +98,34 @@ func TestPlanOfSeveralMaps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.export != "ring_two" || len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "ring_one") {
-		t.Errorf("exports %s, warns %q", p.export, p.warnings)
+	if len(p.exports) != 1 || p.exports[0].mapName != "ring_two" || len(p.warnings) != 1 || !strings.Contains(p.warnings[0], "ring_one") {
+		t.Errorf("exports %+v, warns %q", p.exports, p.warnings)
+	}
+}
+
+// TestPlanOfSampledMaps changes a good sampled map in one way each.
+func TestPlanOfSampledMaps(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*ebpf.MapSpec)
+		want   string
+	}{
+		{"as it is", func(*ebpf.MapSpec) {}, ""},
+		{"per CPU", func(m *ebpf.MapSpec) { m.Type = ebpf.PerCPUHash }, ""},
+		{"without keys", func(m *ebpf.MapSpec) { m.Type = ebpf.Queue }, "map stats: a map of type Queue cannot be sampled"},
+		{"type of keys unknown", func(m *ebpf.MapSpec) { m.Key = nil }, "map stats: key: the object does not say its type"},
+		{"type of values unknown", func(m *ebpf.MapSpec) { m.Value = nil }, "map stats: value: the object does not say its type"},
+		{"values smaller than their type", func(m *ebpf.MapSpec) { m.ValueSize = 8 }, "map stats: value: struct tally takes 24 bytes, but the map has 8"},
+		{"keys that cannot be printed", func(m *ebpf.MapSpec) { m.Key = &btf.Fwd{Name: "x"} }, "map stats: key: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			pkg, spec := readPackage(t, "default-kv/package")
+			tt.change(spec.Maps["stats"])
+			_, err := newPlan(&pkg.Meta, spec)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
 	}
 }
 

@@ -23,6 +23,16 @@ type printer struct {
 // headerTime heads the column of times, which are eight characters wide.
 const headerTime = "TIME     "
 
+// appendColumnName appends the name of a column as the header has it.
+func appendColumnName(dst []byte, name string) []byte {
+	start := len(dst)
+	dst = append(dst, strings.ToUpper(name)...)
+	for len(dst) < start+6 {
+		dst = append(dst, ' ')
+	}
+	return append(dst, ' ')
+}
+
 // header returns the line above the rows. It is empty for JSON.
 func (p *printer) header() []byte {
 	if p.json {
@@ -31,15 +41,20 @@ func (p *printer) header() []byte {
 	dst := []byte(headerTime)
 	p.starts = p.starts[:0]
 	for _, c := range p.layout.columns {
-		start := len(dst)
-		p.starts = append(p.starts, start)
-		dst = append(dst, strings.ToUpper(c.name)...)
-		for len(dst) < start+6 {
-			dst = append(dst, ' ')
-		}
-		dst = append(dst, ' ')
+		p.starts = append(p.starts, len(dst))
+		dst = appendColumnName(dst, c.name)
 	}
 	return append(dst, '\n')
+}
+
+// appendTime appends the time that a row begins with, and a blank.
+func (p *printer) appendTime(dst []byte) []byte {
+	if now := p.now(); now.Unix() != p.second {
+		p.second = now.Unix()
+		now.AppendFormat(p.clock[:0], time.TimeOnly)
+	}
+	dst = append(dst, p.clock[:]...)
+	return append(dst, ' ')
 }
 
 // event appends one event as a line. A value stands under its column's name
@@ -51,12 +66,7 @@ func (p *printer) event(dst, data []byte) []byte {
 		return append(dst, '\n')
 	}
 	line := len(dst)
-	if now := p.now(); now.Unix() != p.second {
-		p.second = now.Unix()
-		now.AppendFormat(p.clock[:0], time.TimeOnly)
-	}
-	dst = append(dst, p.clock[:]...)
-	dst = append(dst, ' ')
+	dst = p.appendTime(dst)
 	for i, start := range p.starts {
 		if len(dst)-line >= start {
 			dst = append(dst, ' ')

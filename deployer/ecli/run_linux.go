@@ -23,8 +23,8 @@ import (
 )
 
 // Run loads and attaches the package's programs and prints what they send
-// until ctx is done. It then detaches them, prints what was sent until then,
-// and returns nil; nothing of the run is left in the kernel. It returns nil,
+// until ctx is done. It then detaches them, prints what was sent until then and
+// what sampled maps hold, and returns nil; nothing of the run is left in the kernel. It returns nil,
 // too, when whoever reads Stdout goes away, and after printing the help that
 // Args ask for.
 //
@@ -84,7 +84,7 @@ func Run(ctx context.Context, o Options) error {
 // An instance is a package in the kernel.
 type instance struct {
 	coll     *ebpf.Collection
-	reader   *eventReader // nil without an export map
+	outputs  *outputs // nil without an export map
 	links    []io.Closer
 	reporter *reporter
 	ready    io.Closer // nil without a socket
@@ -108,9 +108,9 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	if in.coll, err = load(spec); err != nil {
 		return nil, err
 	}
-	// The reader comes first, so that no event finds a ring that nobody reads.
-	if p.export != "" {
-		if in.reader, err = newEventReader(p, in.coll, o, in.reporter); err != nil {
+	// The readers come first, so that no event finds a buffer that nobody reads.
+	if len(p.exports) > 0 {
+		if in.outputs, err = newOutputs(p, in.coll, o, in.reporter); err != nil {
 			return nil, err
 		}
 	}
@@ -136,20 +136,20 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 // run prints events until ctx is done.
 func (in *instance) run(ctx context.Context) error {
 	in.reporter.record(manifest.StatusAttached)
-	if in.reader == nil {
+	if in.outputs == nil {
 		<-ctx.Done()
 		return in.end(nil)
 	}
 	done := make(chan error, 1)
-	go func() { done <- in.reader.run() }()
+	go func() { done <- in.outputs.run() }()
 	select {
 	case err := <-done:
 		return in.end(err)
 	case <-ctx.Done():
 	}
 	err := in.detach()
-	in.reader.finish()
-	if drainErr := in.reader.wait(done); err == nil {
+	in.outputs.finish()
+	if drainErr := in.outputs.wait(done); err == nil {
 		err = drainErr
 	}
 	return in.end(err)
@@ -194,9 +194,9 @@ const membarrierGlobal = 1
 
 func (in *instance) close() error {
 	err := in.detach()
-	if in.reader != nil {
-		err = errors.Join(err, in.reader.close())
-		in.reader = nil
+	if in.outputs != nil {
+		err = errors.Join(err, in.outputs.close())
+		in.outputs = nil
 	}
 	if in.coll != nil {
 		in.coll.Close()

@@ -76,6 +76,7 @@ type session struct {
 	mu         sync.Mutex
 	statuses   []manifest.Status
 	beforehand func() // runs on the thread of Run, before it
+	attached   func() // runs once all is attached, before anything is printed
 }
 
 // begin starts Run and waits until everything is attached.
@@ -95,6 +96,9 @@ func (s *session) begin(o Options) *session {
 		s.statuses = append(s.statuses, st)
 		s.mu.Unlock()
 		if st.Event == manifest.StatusAttached {
+			if s.attached != nil {
+				s.attached()
+			}
 			close(attached)
 		}
 	}
@@ -147,7 +151,7 @@ func getpgid(sign int) { _, _ = unix.Getpgid(sign) }
 func TestRun(t *testing.T) {
 	for name, sign := range map[string]int{
 		"scalars": 77101, "floats": 77102, "arrays": 77103, "composites": 77104, "columns": 77105,
-		"strings": 77106, "several-structs": 77120, "event-sizes": 77140,
+		"strings": 77106, "several-structs": 77120, "event-sizes": 77140, "perf-array": 77130,
 	} {
 		for _, format := range []string{"text", "json"} {
 			t.Run(name+"/"+format, func(t *testing.T) {
@@ -268,6 +272,87 @@ func TestMalformedEvents(t *testing.T) {
 	}
 }
 
+// TestPerfEventSizes: of an event that is longer than its type the rest is
+// ignored; one that is shorter is counted and said, but for what the kernel's
+// padding hides, and the next one is printed.
+func TestPerfEventSizes(t *testing.T) {
+	line := func(id int) string { return fmt.Sprintf("{\"id\":%d,\"note\":\"perf\",\"tail\":9}\n", id) }
+	for _, tt := range []struct {
+		name      string
+		sign      int
+		want      string
+		malformed uint64
+	}{
+		{"longer", 77131, line(77131) + line(77131) + line(77132), 0},
+		{"one byte short", 77132, line(77132) + line(77132) + line(77133), 0},
+		{"shorter", 77133, line(77133) + line(77134), 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := runPackage(t, "perf-array/package", Options{JSON: true})
+			getpgid(tt.sign)
+			if out := s.end(); out != tt.want {
+				t.Errorf("printed %s", out)
+			}
+			lost, counted := s.last().Lost["events"]
+			if got := s.last().Malformed["events"]; got != tt.malformed || !counted || lost != 0 {
+				t.Errorf("last status %+v", s.last())
+			}
+		})
+	}
+}
+
+// TestPerfLost: events that find the buffer full are counted and said, and
+// those after them are printed.
+func TestPerfLost(t *testing.T) {
+	needRoot(t)
+	pkg, _ := readPackage(t, "perf-array/package")
+	pkg.Meta.PerfBufferPages = 1
+	w := &stuckWriter{entered: make(chan struct{}), leave: make(chan struct{})}
+	s := (&session{t: t}).begin(Options{Package: pkg, JSON: true, Stdout: w})
+	// All events are of one CPU, and fill its buffer while the output is stuck.
+	runtime.LockOSThread()
+	var before, one unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &before); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := range 1024 {
+		if before.IsSet(cpu) {
+			one.Set(cpu)
+			break
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.SchedSetaffinity(0, &before); err == nil {
+			runtime.UnlockOSThread()
+		}
+	}()
+	getpgid(77130)
+	<-w.entered
+	const events = 1000
+	for range events - 1 {
+		getpgid(77130)
+	}
+	close(w.leave)
+	// The kernel tells of the loss with an event that finds room.
+	sent := events
+	eventually(t, "the loss is said", func() bool {
+		getpgid(77130)
+		sent++
+		return s.last().Event == manifest.StatusLost
+	})
+	s.end()
+	lost, printed := int(s.last().Lost["events"]), strings.Count(w.String(), "\n")
+	if lost == 0 || lost+printed != sent {
+		t.Errorf("sent %d, printed %d, lost %d", sent, printed, lost)
+	}
+	if want := fmt.Sprintf("map events: %d events are lost: the buffer was full", lost); !strings.Contains(s.err.String(), want) {
+		t.Errorf("stderr: %s", s.err.String())
+	}
+}
+
 func TestStatus(t *testing.T) {
 	s := runPackage(t, "probes/package", Options{})
 	s.end()
@@ -285,11 +370,11 @@ func TestStatus(t *testing.T) {
 func TestStatusLine(t *testing.T) {
 	var out bytes.Buffer
 	r := newReporter(&Options{Stderr: &out, Now: testClock}, "6.1.0")
-	l := &layout{name: "record", need: 16}
+	l := &layout{what: "struct record", need: 16}
 	r.malformedEvent("events", 3, l)
 	r.malformedEvent("events", 4, l) // too soon for another line
 	r.due()
-	r.now = func() time.Time { return testClock().Add(malformedInterval) }
+	r.now = func() time.Time { return testClock().Add(recordInterval) }
 	r.due()
 	r.due()
 	var losses []uint64
@@ -305,6 +390,7 @@ func TestStatusLine(t *testing.T) {
 
 // A stuckWriter takes nothing until it is let go.
 type stuckWriter struct {
+	buffer
 	entered chan struct{}
 	once    sync.Once
 	leave   chan struct{}
@@ -313,7 +399,7 @@ type stuckWriter struct {
 func (w *stuckWriter) Write(p []byte) (int, error) {
 	w.once.Do(func() { close(w.entered) })
 	<-w.leave
-	return len(p), nil
+	return w.buffer.Write(p)
 }
 
 // TestStuckOutput: an output that takes nothing holds up neither detaching nor
@@ -619,14 +705,18 @@ func count(t *testing.T, section string, typ ebpf.ProgramType, o Options, trigge
 	t.Helper()
 	needRoot(t)
 	meta, spec := probe(section, typ)
-	p := &plan{export: "events", pollTimeout: defaultPollTimeout}
 	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.programs = []plannedProgram{planned}
-	if p.layout, err = newLayout(&btf.Struct{Name: "record", Size: 8, Members: []btf.Member{{Name: "n", Type: testLong}}}, []manifest.Member{{Name: "n"}}); err != nil {
+	l, err := newLayout(&btf.Struct{Name: "record", Size: 8, Members: []btf.Member{{Name: "n", Type: testLong}}}, []manifest.Member{{Name: "n"}})
+	if err != nil {
 		t.Fatal(err)
+	}
+	p := &plan{
+		programs:    []plannedProgram{planned},
+		exports:     []export{{mapName: "events", typ: ebpf.RingBuf, layout: l}},
+		pollTimeout: defaultPollTimeout,
 	}
 	var out bytes.Buffer
 	o.Stdout, o.Stderr, o.Now, o.JSON = &out, io.Discard, time.Now, true

@@ -6,30 +6,45 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// malformedInterval is the least time between two records of events left out.
-const malformedInterval = 10 * time.Second
+// recordInterval is the least time between two records of events that did not
+// reach the output for the same reason.
+const recordInterval = 10 * time.Second
 
 // A reporter tells how an instance is: records of its status, and lines about
-// events that did not fit their type.
+// events that were lost or did not fit their type. Several sources may use it
+// at once.
 type reporter struct {
-	stderr    io.Writer
-	tell      func(manifest.Status)
-	now       func() time.Time
-	kernel    string
-	programs  []manifest.ProgramStatus
-	malformed map[string]uint64
-	// pending is true when malformed has grown since the record before.
+	stderr   io.Writer
+	tell     func(manifest.Status)
+	now      func() time.Time
+	kernel   string
+	programs []manifest.ProgramStatus
+
+	mu              sync.Mutex
+	lost, malformed tally
+}
+
+// A tally counts events that did not reach the output, by map.
+type tally struct {
+	event  string // of the records
+	counts map[string]uint64
+	// pending is true when counts have grown since the record before.
 	pending bool
 	last    time.Time
 }
 
 func newReporter(o *Options, kernel string) *reporter {
-	r := &reporter{stderr: o.Stderr, tell: o.Status, now: o.Now, kernel: kernel}
+	r := &reporter{
+		stderr: o.Stderr, tell: o.Status, now: o.Now, kernel: kernel,
+		lost:      tally{event: manifest.StatusLost},
+		malformed: tally{event: manifest.StatusMalformed},
+	}
 	if r.tell == nil {
 		forPeople := isTerminal(o.Stderr)
 		r.tell = func(s manifest.Status) {
@@ -45,37 +60,72 @@ func newReporter(o *Options, kernel string) *reporter {
 }
 
 func (r *reporter) record(event string) {
-	r.pending = false
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recordLocked(event)
+}
+
+func (r *reporter) recordLocked(event string) {
 	r.tell(manifest.Status{
 		Event:     event,
 		Time:      r.now().UTC().Truncate(time.Millisecond),
 		Kernel:    r.kernel,
 		Programs:  r.programs,
-		Malformed: maps.Clone(r.malformed),
+		Lost:      maps.Clone(r.lost.counts),
+		Malformed: maps.Clone(r.malformed.counts),
+	})
+}
+
+// countLost says that lost events of this map are counted.
+func (r *reporter) countLost(mapName string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lost.add(mapName, 0)
+}
+
+// lostEvents counts n events that found their buffer full.
+func (r *reporter) lostEvents(mapName string, n uint64) {
+	r.count(&r.lost, mapName, n, func(total uint64) string {
+		return fmt.Sprintf("map %s: %d events are lost: the buffer was full (%d lost so far)", mapName, n, total)
 	})
 }
 
 // malformedEvent counts an event of size bytes that does not fit l.
 func (r *reporter) malformedEvent(mapName string, size int, l *layout) {
-	if r.malformed == nil {
-		r.malformed = map[string]uint64{}
-	}
-	r.malformed[mapName]++
-	r.pending = true
-	now := r.now()
-	if !r.last.IsZero() && now.Sub(r.last) < malformedInterval {
-		return
-	}
-	r.last = now
-	fmt.Fprint(r.stderr, TextFor(r.stderr, fmt.Sprintf("map %s: an event of %d bytes is left out: struct %s takes %d (%d left out so far)\n",
-		mapName, size, l.name, l.need, r.malformed[mapName])))
-	r.record(manifest.StatusMalformed)
+	r.count(&r.malformed, mapName, 1, func(total uint64) string {
+		return fmt.Sprintf("map %s: an event of %d bytes is left out: %s takes %d (%d left out so far)", mapName, size, l.what, l.need, total)
+	})
 }
 
-// due tells of events left out that came too soon after the record before.
+func (t *tally) add(mapName string, n uint64) {
+	if t.counts == nil {
+		t.counts = map[string]uint64{}
+	}
+	t.counts[mapName] += n
+}
+
+func (r *reporter) count(t *tally, mapName string, n uint64, line func(total uint64) string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	t.add(mapName, n)
+	t.pending = true
+	now := r.now()
+	if !t.last.IsZero() && now.Sub(t.last) < recordInterval {
+		return
+	}
+	t.last, t.pending = now, false
+	fmt.Fprint(r.stderr, TextFor(r.stderr, line(t.counts[mapName])+"\n"))
+	r.recordLocked(t.event)
+}
+
+// due tells of events that came too soon after the record before.
 func (r *reporter) due() {
-	if r.pending && r.now().Sub(r.last) >= malformedInterval {
-		r.last = r.now()
-		r.record(manifest.StatusMalformed)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range []*tally{&r.lost, &r.malformed} {
+		if t.pending && r.now().Sub(t.last) >= recordInterval {
+			t.last, t.pending = r.now(), false
+			r.recordLocked(t.event)
+		}
 	}
 }

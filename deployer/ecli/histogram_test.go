@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf/btf"
+)
+
+func histogramLayout(t *testing.T, name string, typ btf.Type) *layout {
+	t.Helper()
+	size, err := btf.Sizeof(typ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newTypeLayout(&btf.Struct{Name: "hist", Size: uint32(size), Members: []btf.Member{{Name: name, Type: typ}}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestFindSlots(t *testing.T) {
+	const wrong = "integers of at most 64 bits"
+	for _, tt := range []struct {
+		name string
+		typ  btf.Type
+		want string
+	}{
+		{"slots", &btf.Array{Type: testUint, Nelems: 3}, ""},
+		{"slots", &btf.Typedef{Name: "t", Type: &btf.Array{Type: &btf.Typedef{Name: "u", Type: testLong}, Nelems: 3}}, ""},
+		{"counts", &btf.Array{Type: testUint, Nelems: 3}, "has none"},
+		{"slots", testUint, wrong},
+		{"slots", &btf.Array{Type: testBool, Nelems: 3}, wrong},
+		{"slots", &btf.Array{Type: &btf.Int{Size: 16}, Nelems: 3}, wrong},
+		{"slots", &btf.Array{Type: &btf.Array{Type: testUint, Nelems: 2}, Nelems: 3}, wrong},
+		{"slots", &btf.Struct{Name: "s", Size: 4, Members: []btf.Member{{Name: "a", Type: testUint}}}, wrong},
+	} {
+		_, err := findSlots(histogramLayout(t, tt.name, tt.typ))
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s %v: got %v, want %q", tt.name, tt.typ, err, tt.want)
+		}
+	}
+}
+
+// TestHistogramOfManySlots: the bounds of slots from the 64th on do not fit
+// into 64 bits, and neither do the products of large counts.
+func TestHistogramOfManySlots(t *testing.T) {
+	slots, err := findSlots(histogramLayout(t, "slots", &btf.Array{Type: &btf.Int{Size: 8}, Nelems: 66}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, 66*8)
+	for i := range 8 {
+		data[64*8+i], data[65*8+i] = 0xff, 0xff
+	}
+	out := string((&histogram{slots: slots, unit: "é"}).draw(nil, data, quoteNone))
+	const heading = "               é                             : count    distribution\n"
+	const end = "18446744073709551616 -> 36893488147419103231 : 18446744073709551615 |********************|\n" +
+		"36893488147419103232 -> 73786976294838206463 : 18446744073709551615 |********************|\n"
+	if !strings.HasPrefix(out, heading) || !strings.HasSuffix(out, end) {
+		t.Errorf("drawn:\n%s", out)
+	}
+	linear := string((&histogram{slots: slots, unit: "ms", linear: true}).draw(nil, data, quoteNone))
+	const narrow = "        65               : 18446744073709551615 |****************************************|\n"
+	if !strings.HasPrefix(linear, "     ms                  : count    distribution\n         0               : 0        |") || !strings.HasSuffix(linear, narrow) {
+		t.Errorf("drawn:\n%s", linear)
+	}
+}

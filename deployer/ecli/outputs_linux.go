@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
+
+// stuckTimeout is how long the end waits for an output that takes nothing.
+var stuckTimeout = 3 * time.Second
+
+// A source prints one map.
+type source interface {
+	// header returns what stands above its lines.
+	header() []byte
+	// run prints until finish was called and all is printed that was there
+	// then.
+	run() error
+	finish()
+	close() error
+}
+
+// outputs are the sources of a run. Each is read by itself, so that none waits
+// for another one.
+type outputs struct {
+	sources []source
+	sink    sink
+}
+
+// A sink takes whole lines from several sources. They write the bytes
+// themselves and never hold more than one buffer of them: when the output is
+// slow, events wait in the map, whose size the package chose.
+type sink struct {
+	mu  sync.Mutex
+	out io.Writer
+	// progress grows whenever bytes were written or events read.
+	progress atomic.Uint64
+}
+
+func (s *sink) write(lines []byte) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.out.Write(lines)
+	s.progress.Add(1)
+	if err != nil {
+		return fmt.Errorf("write events: %w", err)
+	}
+	return nil
+}
+
+func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *outputs, err error) {
+	out := &outputs{sink: sink{out: o.Stdout}}
+	defer func() {
+		if err != nil {
+			_ = out.close()
+		}
+	}()
+	text := quoteNone
+	if isTerminal(o.Stdout) {
+		text = quoteTerminal
+	}
+	for i := range p.exports {
+		e := &p.exports[i]
+		s, err := newSource(e, p, coll.Maps[e.mapName], &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}, &out.sink, r)
+		if err != nil {
+			return nil, err
+		}
+		out.sources = append(out.sources, s)
+	}
+	return out, nil
+}
+
+func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (source, error) {
+	if e.sample != nil {
+		return newSampleSource(e, m, pr, out)
+	}
+	return newEventSource(e, p, m, pr, out, r)
+}
+
+// run prints the headers and then what the sources have, until
+// [outputs.finish] was called or one of them fails.
+func (o *outputs) run() error {
+	var headers []byte
+	for _, s := range o.sources {
+		headers = append(headers, s.header()...)
+	}
+	if err := o.sink.write(headers); err != nil {
+		return err
+	}
+	done := make(chan error, len(o.sources))
+	for _, s := range o.sources {
+		go func() { done <- s.run() }()
+	}
+	var first error
+	for range o.sources {
+		if err := <-done; err != nil && first == nil {
+			first = err
+			o.finish()
+		}
+	}
+	return first
+}
+
+// finish makes run return once all is printed.
+func (o *outputs) finish() {
+	for _, s := range o.sources {
+		s.finish()
+	}
+}
+
+// wait waits for run to end, which an output that takes nothing could delay for
+// ever.
+func (o *outputs) wait(done <-chan error) error {
+	tick := time.NewTicker(stuckTimeout)
+	defer tick.Stop()
+	for last := o.sink.progress.Load(); ; {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			if now := o.sink.progress.Load(); now != last {
+				last = now
+				continue
+			}
+			return fmt.Errorf("write events: the output has taken nothing for %s; events before the end are lost", stuckTimeout)
+		}
+	}
+}
+
+func (o *outputs) close() error {
+	var errs []error
+	for _, s := range o.sources {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(errs...)
+}
