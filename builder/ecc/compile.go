@@ -230,7 +230,8 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 	if meta.Skeleton, err = o.skeleton(c.objectFile()); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Source, err)
 	}
-	if err := annotate(&meta.Skeleton, c.source, c.Source); err != nil {
+	notes := annotator{file: c.Source, log: c.Log, warn: func(line string) { c.print([]byte(line)) }}
+	if err := notes.annotate(&meta.Skeleton, c.source); err != nil {
 		return nil, err
 	}
 	if c.Header != "" {

@@ -4,6 +4,7 @@ package ecc
 
 import (
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +49,6 @@ func FuzzSkeleton(f *testing.F) {
 }
 
 func FuzzAnnotate(f *testing.F) {
-	addFiles(f, "testdata/annotations/*.c")
 	addFiles(f, "testdata/upstream/*/*.c")
 	f.Add([]byte("#if 0\n}\n#else\nint f(void) {\n#endif\n}\n/// @cmdarg {\"default\":1}\nint x;"))
 	f.Fuzz(func(t *testing.T, source []byte) {
@@ -57,7 +57,8 @@ func FuzzAnnotate(f *testing.F) {
 			Maps:         []manifest.MapMeta{{Name: "above"}, {Name: "rb"}},
 			Progs:        []manifest.ProgMeta{{Name: "f"}, {Name: "on_getpid"}},
 		}
-		if annotate(&skel, source, "fuzz.c") != nil {
+		notes := annotator{file: "fuzz.c", log: slog.New(slog.DiscardHandler), warn: func(string) {}}
+		if notes.annotate(&skel, source) != nil {
 			return
 		}
 		meta := manifest.Meta{Skeleton: skel}
