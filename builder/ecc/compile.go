@@ -49,6 +49,8 @@ type Options struct {
 	HeaderOnly bool
 	// NoPackage leaves package.json unwritten.
 	NoPackage bool
+	// YAML writes NAME.skel.yaml and package.yaml instead of the files of JSON.
+	YAML bool
 	// Arch is the architecture to compile for as Go names it; empty means that
 	// of this machine.
 	Arch string
@@ -98,7 +100,7 @@ func Compile(ctx context.Context, opts Options) (result *Result, err error) {
 type compilation struct {
 	Options
 	name string // base of the output files' names
-	// packagePath is that of package.json in the words of the user.
+	// packagePath is that of the package's file in the words of the user.
 	packagePath string
 	source      []byte
 	structs     []exportedStruct
@@ -136,10 +138,10 @@ func newCompilation(opts Options) (*compilation, error) {
 		return nil, fmt.Errorf("source %q is not a file", c.Source)
 	}
 	c.name, _, _ = strings.Cut(base, ".")
-	c.packagePath = strings.TrimSuffix(c.Output, "/") + "/package.json"
+	c.packagePath = strings.TrimSuffix(c.Output, "/") + "/" + c.packageFile()
 	if c.Output == "" {
 		c.Output = filepath.Dir(c.Source)
-		c.packagePath = c.typedDir() + "package.json"
+		c.packagePath = c.typedDir() + c.packageFile()
 	}
 	var err error
 	if c.cwd, err = os.Getwd(); err != nil {
@@ -250,6 +252,24 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 
 func (c *compilation) objectFile() string { return c.name + ".bpf.o" }
 
+func (c *compilation) packageFile() string { return "package." + c.extension() }
+
+// extension is that of what describes the object.
+func (c *compilation) extension() string {
+	if c.YAML {
+		return "yaml"
+	}
+	return "json"
+}
+
+// asWritten returns JSON in the language of the output.
+func (c *compilation) asWritten(data []byte) ([]byte, error) {
+	if c.YAML {
+		return yamlFromJSON(data)
+	}
+	return data, nil
+}
+
 // prepareHeaders makes the folders of headers that stand in for installed ones.
 func (c *compilation) prepareHeaders() error {
 	arch := includeArch(c.Arch)
@@ -333,9 +353,12 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 	if err != nil {
 		return err
 	}
+	if skel, err = c.asWritten(skel); err != nil {
+		return err
+	}
 	files := []outputFile{
 		{c.objectFile(), result.Object},
-		{c.name + ".skel.json", skel},
+		{c.name + ".skel." + c.extension(), skel},
 	}
 	if !c.NoPackage {
 		c.Log.Info("Generating package json..")
@@ -343,7 +366,10 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 		if err != nil {
 			return err
 		}
-		files = append(files, outputFile{"package.json", packed})
+		if packed, err = c.asWritten(packed); err != nil {
+			return err
+		}
+		files = append(files, outputFile{c.packageFile(), packed})
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)

@@ -49,7 +49,7 @@ var flags = []flag{
 		text: func(l *commandLine) *string { return &l.output }},
 	{short: 'v', long: "verbose", help: "Log more",
 		on: func(l *commandLine) *bool { return &l.verbose }},
-	{short: 'y', long: "yaml", help: "Write the skeleton and the package as YAML (not supported yet)",
+	{short: 'y', long: "yaml", help: "Write the skeleton and the package as YAML instead of JSON",
 		on: func(l *commandLine) *bool { return &l.yaml }},
 	{long: "header-only", help: "Take the source, a header, as its own event header",
 		on: func(l *commandLine) *bool { return &l.headerOnly }},

@@ -104,7 +104,7 @@ func TestHelpAndVersion(t *testing.T) {
 }
 
 func TestNotYet(t *testing.T) {
-	for _, flag := range []string{"--yaml", "--wasm-header", "--btfgen", "--standalone"} {
+	for _, flag := range []string{"--wasm-header", "--btfgen", "--standalone"} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), []string{"ecc", flag, "a.c"}, noEnv, &stdout, &stderr); code != exitFailure {
 			t.Errorf("%s: exit code %d", flag, code)
@@ -140,6 +140,8 @@ func TestCompile(t *testing.T) {
 		{"output elsewhere", []string{"-oout/", "a.bpf.c"}, "", exitOK, compiling + packing + "out/package.json...\n", []string{"out/a.bpf.o", "out/a.skel.json", "out/package.json"}},
 		{"source elsewhere", []string{"./a.bpf.c"}, "", exitOK, compiling + packing + "./package.json...\n", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"no package", []string{"-n", "a.bpf.c"}, "", exitOK, compiling, []string{"a.bpf.o", "a.skel.json"}},
+		{"yaml", []string{"-y", "a.bpf.c", "e.h"}, "", exitOK, compiling + exporting + packing + "package.yaml...\n", []string{"a.bpf.o", "a.skel.yaml", "package.yaml"}},
+		{"yaml elsewhere", []string{"-yo", "out", "a.bpf.c"}, "", exitOK, compiling + packing + "out/package.yaml...\n", []string{"out/a.bpf.o", "out/a.skel.yaml", "out/package.yaml"}},
 		{"header only", []string{"--header-only", "e.h"}, "error", exitOK, "", []string{"e.bpf.o", "e.skel.json", "package.json"}},
 		{"RUST_LOG of a module", []string{"a.bpf.c"}, "some::module", exitOK, "", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"dash", []string{"--", "-dash.bpf.c"}, "off", exitOK, "", []string{"-dash.bpf.o", "-dash.skel.json", "package.json"}},
