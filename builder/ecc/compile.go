@@ -51,6 +51,9 @@ type Options struct {
 	NoPackage bool
 	// YAML writes NAME.skel.yaml and package.yaml instead of the files of JSON.
 	YAML bool
+	// WasmHeader writes ewasm-skel.h too, a C header that holds package.json.
+	// With NoPackage or YAML it is an error, after all else was written.
+	WasmHeader bool
 	// Arch is the architecture to compile for as Go names it; empty means that
 	// of this machine.
 	Arch string
@@ -366,6 +369,9 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 		if err != nil {
 			return err
 		}
+		if c.WasmHeader && !c.YAML {
+			files = append(files, outputFile{wasmHeaderFile, wasmHeader(packed)})
+		}
 		if packed, err = c.asWritten(packed); err != nil {
 			return err
 		}
@@ -380,5 +386,5 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 	if !c.NoPackage {
 		c.Log.Info(fmt.Sprintf("Packing ebpf object and config into %s...", c.packagePath))
 	}
-	return nil
+	return c.checkWasmHeader()
 }

@@ -79,6 +79,40 @@ func FuzzAnnotate(f *testing.F) {
 	})
 }
 
+// FuzzComment reads comments alone, so that what is found gets far into them.
+func FuzzComment(f *testing.F) {
+	for _, text := range []string{
+		"/** @brief a <b c='d'>e</b> &amp; \\@ @p f g\n *\n * @cmdarg {\"h\": \"@i\"} */",
+		"/// @code x @endcode y @f$ z @f$\n//! @link a @/link\n/// @brif @name b",
+		"/**\r\n * @xdp_opts {\"a\": 1e3}\r\n ** @n <i/>\r\n */",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		comment := newDocComment(text, 7, strings.HasPrefix(text, "/*"))
+		if comment == nil {
+			return
+		}
+		found, warnings := comment.annotations()
+		inside := func(line int) bool { return line >= 7 && line <= comment.end }
+		for _, a := range found {
+			if !inside(a.line) || a.key == "" || strings.Trim(a.key, letters+"0123456789_$()[]{}") != "" {
+				t.Errorf("annotation %+v of lines 7 to %d", a, comment.end)
+			}
+			if a.text == "" || strings.TrimSpace(a.text) != a.text || !a.block && strings.Contains(a.text, "\n") {
+				t.Errorf("text of %+v", a)
+			}
+		}
+		for _, w := range warnings {
+			if !inside(w.line) || w.text == "" {
+				t.Errorf("warning %+v of lines 7 to %d", w, comment.end)
+			}
+		}
+	})
+}
+
+const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 func FuzzExportedStructs(f *testing.F) {
 	addFiles(f, "testdata/upstream/*/*.h")
 	f.Fuzz(func(t *testing.T, header []byte) {

@@ -53,7 +53,7 @@ var flags = []flag{
 		on: func(l *commandLine) *bool { return &l.yaml }},
 	{long: "header-only", help: "Take the source, a header, as its own event header",
 		on: func(l *commandLine) *bool { return &l.headerOnly }},
-	{long: "wasm-header", help: "Write ewasm-skel.h too (not supported yet)",
+	{long: "wasm-header", help: "Write ewasm-skel.h too, which holds the package as a C string",
 		on: func(l *commandLine) *bool { return &l.wasmHeader }},
 	{short: 'b', long: "btfgen", help: "Write an archive with BTF for kernels without it (not supported yet)",
 		on: func(l *commandLine) *bool { return &l.btfgen }},

@@ -68,7 +68,6 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		given bool
 		flag  string
 	}{
-		{line.wasmHeader, "--wasm-header"},
 		{line.btfgen, "--btfgen"},
 		{line.standalone, "--standalone"},
 	} {
@@ -87,6 +86,7 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		HeaderOnly:  line.headerOnly,
 		NoPackage:   line.noPackage,
 		YAML:        line.yaml,
+		WasmHeader:  line.wasmHeader,
 		Diagnostics: stderr,
 		Log:         slog.New(&logHandler{out: stderr, level: logLevel(line.verbose, getenv("RUST_LOG"))}),
 	})
