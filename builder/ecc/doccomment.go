@@ -60,8 +60,10 @@ type docParser struct {
 	blockLine  int
 	pieces     []string
 
-	// argumentOf is the inline command that takes the next word away.
+	// argumentOf is the inline command that takes the next word away, and
+	// argument what was read of it; the word goes on over adjacent pieces.
 	argumentOf string
+	argument   string
 	// What ends the verbatim block that is open, and where that began.
 	verbatimEnd   string
 	verbatimBegin string
@@ -148,7 +150,7 @@ func (p *docParser) readEscape(text string) string {
 
 // command begins what the command name says and returns what is behind it.
 func (p *docParser) command(marker byte, typed, rest string) string {
-	p.noArgument()
+	p.endArgument()
 	name, class := findCommand(typed)
 	if name != typed {
 		p.warn("@%s is taken for @%s, from which it differs by one letter", typed, name)
@@ -197,23 +199,32 @@ func (p *docParser) unused() {
 	}
 }
 
-func (p *docParser) noArgument() { p.argumentOf = "" }
+const docBlanks = " \t\f\v"
+
+// endArgument ends the word that an inline command takes away, if it is not
+// ended by a blank. Blanks without a word are text again.
+func (p *docParser) endArgument() {
+	command, argument := p.argumentOf, p.argument
+	p.argumentOf, p.argument = "", ""
+	switch word := strings.TrimLeft(argument, docBlanks); {
+	case word != "":
+		p.warn("@%s takes the word %q away", command, word)
+	case argument != "":
+		p.addText(argument)
+	}
+}
 
 func (p *docParser) addText(text string) {
 	if p.argumentOf != "" {
-		word := strings.TrimLeft(text, " \t\f\v")
-		if word == "" {
-			return
-		}
-		end := strings.IndexAny(word, " \t\f\v")
+		p.argument += text
+		word := strings.TrimLeft(p.argument, docBlanks)
+		end := strings.IndexAny(word, docBlanks)
 		if end < 0 {
-			end = len(word)
-		}
-		p.warn("@%s takes the word %q away", p.argumentOf, word[:end])
-		p.argumentOf, text = "", word[end:]
-		if text == "" {
 			return
 		}
+		text = word[end:]
+		p.argument = word[:end]
+		p.endArgument()
 	}
 	if p.blockClass != 0 {
 		p.pieces = append(p.pieces, text)
@@ -227,7 +238,7 @@ func (p *docParser) addText(text string) {
 
 // endParagraph ends the block that is open and goes back to the default key.
 func (p *docParser) endParagraph() {
-	p.noArgument()
+	p.endArgument()
 	p.unused()
 	if p.blockClass == classBlock {
 		if text := strings.TrimSpace(strings.Join(p.pieces, "\n")); text != "" {
@@ -271,34 +282,39 @@ func (p *docParser) readEntity(text string) string {
 func (p *docParser) readTag(text string) string {
 	begin := 1
 	if strings.HasPrefix(text, "</") {
-		begin = 2 + len(text[2:]) - len(strings.TrimLeft(text[2:], " \t\f\v"))
+		begin = 2 + len(text[2:]) - len(strings.TrimLeft(text[2:], docBlanks))
 	}
 	end := begin
 	for end < len(text) && (isLetter(text[end]) || end > begin && isDigit(text[end])) {
 		end++
 	}
-	switch {
-	case !htmlTags[text[begin:end]]:
+	if !htmlTags[text[begin:end]] {
 		p.addText(text[:end])
 		return text[end:]
-	case begin > 1:
-		return strings.TrimPrefix(strings.TrimLeft(text[end:], " \t\f\v"), ">")
 	}
-	return skipAttributes(text[end:])
+	p.endArgument()
+	if begin > 1 {
+		return strings.TrimPrefix(strings.TrimLeft(text[end:], docBlanks), ">")
+	}
+	return p.skipAttributes(text[end:])
 }
 
-// skipAttributes skips the attributes of a tag and its end.
-func skipAttributes(text string) string {
+// skipAttributes skips the attributes of a tag and its end, which may be missing.
+// (In a block comment libclang then looks on the next line.)
+func (p *docParser) skipAttributes(text string) string {
 	for first := true; ; first = false {
-		rest := strings.TrimLeft(text, " \t\f\v")
+		rest := strings.TrimLeft(text, docBlanks)
 		if rest == "" {
 			return ""
 		}
 		switch c := rest[0]; {
 		case c == '>':
 			return rest[1:]
+		case c == '/' && strings.HasPrefix(rest, "/>"):
+			return rest[2:]
 		case c == '/':
-			return strings.TrimPrefix(rest[1:], ">")
+			p.addText("/") // a piece of its own
+			return rest[1:]
 		case isLetter(c):
 			end := 0
 			for end < len(rest) && (isLetter(rest[end]) || isDigit(rest[end])) {
