@@ -198,8 +198,10 @@ func appendFields(dst []byte, fields Fields) []byte {
 
 // An object's Go fields are named by their tag skel. A field is required when
 // it is read and always written; with the option "optional" it may be absent
-// when it is read, with "omitzero" also a zero value is not written. A field of
-// type Fields holds what the type does not know.
+// when it is read, with "omitzero" also a zero value is not written. With
+// "annotation", which is omitzero too, a value of another type is no error:
+// ecc stores what a comment says, whatever it is. A field of type Fields holds
+// what the type does not know, and what of an omitzero field it cannot hold.
 var fieldsType = reflect.TypeFor[Fields]()
 
 type structField struct {
@@ -207,6 +209,7 @@ type structField struct {
 	name     string
 	optional bool
 	omitZero bool
+	lenient  bool
 }
 
 func structFields(t reflect.Type) (known []structField, extra int) {
@@ -222,7 +225,8 @@ func structFields(t reflect.Type) (known []structField, extra int) {
 			index:    i,
 			name:     name,
 			optional: options != "",
-			omitZero: options == "omitzero",
+			omitZero: options == "omitzero" || options == "annotation",
+			lenient:  options == "annotation",
 		})
 	}
 	return known, extra
@@ -274,8 +278,15 @@ func decodeObject(data []byte, v any) error {
 			}
 			continue
 		}
-		if err := json.Unmarshal(raw, target.Field(f.index).Addr().Interface()); err != nil {
-			return fmt.Errorf("%s: %w", f.name, err)
+		value := target.Field(f.index)
+		if err := json.Unmarshal(raw, value.Addr().Interface()); err != nil {
+			if !f.lenient {
+				return fmt.Errorf("%s: %w", f.name, err)
+			}
+			value.SetZero()
+		}
+		if f.omitZero && value.IsZero() {
+			continue
 		}
 		delete(fields, f.name)
 	}

@@ -60,3 +60,28 @@ func TestNesting(t *testing.T) {
 		t.Errorf("brackets in a string: %v", err)
 	}
 }
+
+// TestMistypedAnnotations checks that a skeleton is readable whatever a comment
+// put into it, and is written again as it was.
+func TestMistypedAnnotations(t *testing.T) {
+	const around = `{"bpf_skel":{"data_sections":[{"name":".bss","variables":[{%s"name":"x","type":"int"}]}],"maps":[{"ident":"m",%s"name":"m"}],"obj_name":"o","progs":null}}`
+	for _, test := range []struct{ variable, bpfMap string }{
+		{`"cmdarg":"words","description":42,`, `"mmaped":1,`},
+		{`"cmdarg":{"short":5},"description":null,`, `"mmaped":false,`},
+		{`"cmdarg":null,"description":"",`, ``},
+		{`"cmdarg":{"help":"","long":"l"},"description":"d",`, `"mmaped":true,`},
+	} {
+		text := fmt.Sprintf(around, test.variable, test.bpfMap)
+		m, err := DecodeMeta([]byte(text))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if again, err := m.Encode(); err != nil || string(again) != text {
+			t.Errorf("%s becomes %s, %v", text, again, err)
+		}
+	}
+	if _, err := DecodeMeta([]byte(strings.Replace(fmt.Sprintf(around, "", ""), `"type":"int"`, `"type":5`, 1))); err == nil {
+		t.Error("a type that is no string is taken")
+	}
+}

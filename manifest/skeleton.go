@@ -61,8 +61,8 @@ type Variable struct {
 	// Type is the variable's type as C spells it.
 	Type        string          `skel:"type"`
 	Value       json.RawMessage `skel:"value,omitzero"`
-	Description string          `skel:"description,omitzero"`
-	CmdArg      *CmdArg         `skel:"cmdarg,omitzero"`
+	Description string          `skel:"description,annotation"`
+	CmdArg      *CmdArg         `skel:"cmdarg,annotation"`
 	Extra       Fields
 }
 
@@ -80,8 +80,8 @@ type MapMeta struct {
 	Name  string `skel:"name"`
 	Ident string `skel:"ident"`
 	// Mmaped is true for the map of a section with global variables.
-	Mmaped       bool            `skel:"mmaped,omitzero"`
-	Sample       *Sample         `skel:"sample,omitzero"`
+	Mmaped       bool            `skel:"mmaped,annotation"`
+	Sample       *Sample         `skel:"sample,annotation"`
 	ExportConfig json.RawMessage `skel:"export_config,omitzero"`
 	// Interpreter keeps upstream's spelling in its key.
 	Interpreter json.RawMessage `skel:"intepreter,omitzero"`

@@ -49,6 +49,11 @@ type Options struct {
 	HeaderOnly bool
 	// NoPackage leaves package.json unwritten.
 	NoPackage bool
+	// YAML writes NAME.skel.yaml and package.yaml instead of the files of JSON.
+	YAML bool
+	// WasmHeader writes ewasm-skel.h too, a C header that holds package.json.
+	// With NoPackage or YAML it is an error, after all else was written.
+	WasmHeader bool
 	// Arch is the architecture to compile for as Go names it; empty means that
 	// of this machine.
 	Arch string
@@ -98,7 +103,7 @@ func Compile(ctx context.Context, opts Options) (result *Result, err error) {
 type compilation struct {
 	Options
 	name string // base of the output files' names
-	// packagePath is that of package.json in the words of the user.
+	// packagePath is that of the package's file in the words of the user.
 	packagePath string
 	source      []byte
 	structs     []exportedStruct
@@ -136,10 +141,10 @@ func newCompilation(opts Options) (*compilation, error) {
 		return nil, fmt.Errorf("source %q is not a file", c.Source)
 	}
 	c.name, _, _ = strings.Cut(base, ".")
-	c.packagePath = strings.TrimSuffix(c.Output, "/") + "/package.json"
+	c.packagePath = strings.TrimSuffix(c.Output, "/") + "/" + c.packageFile()
 	if c.Output == "" {
 		c.Output = filepath.Dir(c.Source)
-		c.packagePath = c.typedDir() + "package.json"
+		c.packagePath = c.typedDir() + c.packageFile()
 	}
 	var err error
 	if c.cwd, err = os.Getwd(); err != nil {
@@ -230,7 +235,8 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 	if meta.Skeleton, err = o.skeleton(c.objectFile()); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Source, err)
 	}
-	if err := annotate(&meta.Skeleton, c.source, c.Source); err != nil {
+	notes := annotator{file: c.Source, log: c.Log, warn: func(line string) { c.print([]byte(line)) }}
+	if err := notes.annotate(&meta.Skeleton, c.source); err != nil {
 		return nil, err
 	}
 	if c.Header != "" {
@@ -248,6 +254,24 @@ func (c *compilation) meta(data []byte) (meta *manifest.Meta, err error) {
 }
 
 func (c *compilation) objectFile() string { return c.name + ".bpf.o" }
+
+func (c *compilation) packageFile() string { return "package." + c.extension() }
+
+// extension is that of what describes the object.
+func (c *compilation) extension() string {
+	if c.YAML {
+		return "yaml"
+	}
+	return "json"
+}
+
+// asWritten returns JSON in the language of the output.
+func (c *compilation) asWritten(data []byte) ([]byte, error) {
+	if c.YAML {
+		return yamlFromJSON(data)
+	}
+	return data, nil
+}
 
 // prepareHeaders makes the folders of headers that stand in for installed ones.
 func (c *compilation) prepareHeaders() error {
@@ -332,9 +356,12 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 	if err != nil {
 		return err
 	}
+	if skel, err = c.asWritten(skel); err != nil {
+		return err
+	}
 	files := []outputFile{
 		{c.objectFile(), result.Object},
-		{c.name + ".skel.json", skel},
+		{c.name + ".skel." + c.extension(), skel},
 	}
 	if !c.NoPackage {
 		c.Log.Info("Generating package json..")
@@ -342,7 +369,13 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 		if err != nil {
 			return err
 		}
-		files = append(files, outputFile{"package.json", packed})
+		if c.WasmHeader && !c.YAML {
+			files = append(files, outputFile{wasmHeaderFile, wasmHeader(packed)})
+		}
+		if packed, err = c.asWritten(packed); err != nil {
+			return err
+		}
+		files = append(files, outputFile{c.packageFile(), packed})
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
@@ -353,5 +386,5 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 	if !c.NoPackage {
 		c.Log.Info(fmt.Sprintf("Packing ebpf object and config into %s...", c.packagePath))
 	}
-	return nil
+	return c.checkWasmHeader()
 }

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -144,15 +145,52 @@ func TestUpstreamSkeletons(t *testing.T) {
 			name := result.Name + ".skel.json"
 			got := mustRead(t, filepath.Join(opts.Output, name))
 			want := mustRead(t, filepath.Join(from, name))
-			if diff := cmp.Diff(skeletonJSON(t, want), skeletonJSON(t, got)); diff != "" {
+			if diff := cmp.Diff(upstreamText(t, folder.Name(), string(want)), withoutIDs(string(got))); diff != "" {
 				t.Errorf("skeleton differs from upstream's (-want +got):\n%s", diff)
-			}
-			if bytes.ContainsAny(got[len(got)-1:], "\n ") {
-				t.Error("skeleton ends in a blank")
 			}
 			checkOutputs(t, opts.Output, result)
 		})
 	}
+}
+
+// upstreamDifferences are what of upstream's skeletons is mended here, as pairs
+// of its text and ours: _ belongs to the name of a command, and comments belong
+// to what a macro declares.
+var upstreamDifferences = map[string][]string{
+	"doc-attach": {
+		`{"name":"by_macro"`, `{"description":"above a macro that makes a variable","name":"by_macro"`,
+		`{"ident":"map_by_macro"`, `{"description":"above the use of the macro","ident":"map_by_macro"`,
+		`"link":true,"name":"prog_macro"`, `"description":"above BPF_PROG","link":true,"name":"prog_macro"`,
+		`"link":true,"name":"kprobe_macro"`, `"description":"above BPF_KPROBE","link":true,"name":"kprobe_macro"`,
+		`"link":true,"name":"kretprobe_macro"`, `"description":"above BPF_KRETPROBE","link":true,"name":"kretprobe_macro"`,
+		`"link":true,"name":"ksyscall_macro"`, `"description":"above BPF_KSYSCALL","link":true,"name":"ksyscall_macro"`,
+	},
+	"doc-commands": {
+		`{"clear":"next line"`, `{"clear_map":"next line"`,
+		`"name":"v_enum_values"`, `"enum_values":"next line","name":"v_enum_values"`,
+	},
+	"doc-maps":  {`"export":"_config \"default\""`, `"export_config":"default"`},
+	"doc-traps": {`"export":"_config {\"btf_type_id\": 3}"`, `"export_config":{"btf_type_id":3}`},
+}
+
+var typeID = regexp.MustCompile(`"type_id":[0-9]+`)
+
+// withoutIDs masks the BTF ids, which are the compiler's.
+func withoutIDs(skel string) string { return typeID.ReplaceAllString(skel, `"type_id":ID`) }
+
+// upstreamText returns what ours must write byte for byte where upstream wrote
+// skel.
+func upstreamText(t *testing.T, folder, skel string) string {
+	t.Helper()
+	pairs := upstreamDifferences[folder]
+	pairs = append(slices.Clone(pairs), `"eunomia_version":"0.3.4"`, `"eunomia_version":"`+manifest.Version+`"`)
+	for i := 0; i < len(pairs); i += 2 {
+		if strings.Count(skel, pairs[i]) != 1 {
+			t.Fatalf("upstream's skeleton does not hold %s once", pairs[i])
+		}
+		skel = strings.Replace(skel, pairs[i], pairs[i+1], 1)
+	}
+	return withoutIDs(skel)
 }
 
 // onlySource returns the path of the source in dir: name, or the one .c file.
@@ -194,9 +232,6 @@ func checkOutputs(t *testing.T, dir string, result *Result) {
 func TestGoldens(t *testing.T) {
 	needTools(t)
 	for _, test := range []struct{ source, header string }{
-		{"annotations/attach.bpf.c", ""},
-		{"annotations/notes.bpf.c", ""},
-		{"annotations/vars.bpf.c", ""},
 		{"beyond/anon.bpf.c", ""},
 		{"beyond/batch.bpf.c", "beyond/event.h"},
 		{"beyond/long.bpf.c", ""},
@@ -494,8 +529,6 @@ func TestFailures(t *testing.T) {
 		{name: "static program", files: map[string]string{"a.bpf.c": license + "SEC(\"xdp\")\nstatic __attribute__((used)) int f(void *ctx)\n{\n\treturn 0;\n}\n"}, want: `a.bpf.c: program f in section "xdp" is static`},
 		{name: "static map", files: map[string]string{"a.bpf.c": license + "static __attribute__((used)) struct { __uint(type, 1); } m SEC(\".maps\");\n"}, want: "map m is static"},
 		{name: "legacy map", files: map[string]string{"a.bpf.c": license + "struct { int type; } m SEC(\"maps\") = { 1 };\n"}, want: "legacy map definitions"},
-		{name: "cmdarg is no JSON", files: map[string]string{"a.bpf.c": license + "/// @cmdarg nonsense\nint x = 1;\n"}, want: "a.bpf.c:4: @cmdarg of x is not JSON on one line"},
-		{name: "cmdarg is no object", files: map[string]string{"a.bpf.c": license + "\n/** words\n * @cmdarg [1] */\nint x = 1;\n"}, want: "a.bpf.c:6: @cmdarg of x:"},
 		{name: "vmlinux missing", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Vmlinux: "no.h"}, want: "vmlinux: open no.h"},
 		{name: "vmlinux of the running kernel", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Vmlinux: "running"}, want: "running is not supported yet"},
 		{name: "workspace missing", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Workspace: "no"}, want: "workspace: stat"},

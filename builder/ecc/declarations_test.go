@@ -52,7 +52,7 @@ func TestAttachment(t *testing.T) {
 		{"stars", "/**\n * d\n * \n * @cmdarg {}\n */\nint x;", "x=d"},
 		{"last line wins", "/// d\n/// e\nint x;", "x=e"},
 		{"quotes", "/// say \"@x <b> \\n\" now\nint x;", `x=say "@x <b> \n" now`},
-		{"other commands", "/// @brief no @description d\nint x;", "x=d"},
+		{"other commands", "/// @brief no @description d\nint x;", ""},
 		{"escapes", "/// @@description d\nint x;", "x=description d"},
 		{"end of file", "/// d", ""},
 	} {
@@ -63,7 +63,14 @@ func TestAttachment(t *testing.T) {
 					if n.comment == nil || len(n.name) > 1 { // only one-letter names are looked for
 						continue
 					}
-					if text, ok := description(n.comment); ok {
+					text := ""
+					found, _ := n.comment.annotations()
+					for _, a := range found {
+						if a.key == defaultKey {
+							text = a.text
+						}
+					}
+					if text != "" {
 						got = append(got, n.name+"="+text)
 					}
 				}
@@ -79,9 +86,9 @@ func TestAttachment(t *testing.T) {
 func TestAnnotationLines(t *testing.T) {
 	source := "\n/**\n * words\n *\n * @cmdarg {\"default\": 1} trailing @flag\n */\nint x;"
 	declarations := declarationsOf([]byte(source))
-	got := declarations[0].names[1].comment.annotations()
-	want := []annotation{{"description", "words", 3}, {"cmdarg", `{"default": 1} trailing`, 5}}
-	if diff := cmp.Diff(want, got, cmp.AllowUnexported(annotation{})); diff != "" {
+	got, warnings := declarations[0].names[1].comment.annotations()
+	want := []annotation{{key: "description", text: "words", line: 3}, {key: "cmdarg", text: `{"default": 1} trailing`, line: 5}}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(annotation{})); diff != "" || len(warnings) != 1 || warnings[0].line != 5 {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

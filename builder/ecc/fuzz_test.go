@@ -4,6 +4,7 @@ package ecc
 
 import (
 	"encoding/json"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -48,7 +49,6 @@ func FuzzSkeleton(f *testing.F) {
 }
 
 func FuzzAnnotate(f *testing.F) {
-	addFiles(f, "testdata/annotations/*.c")
 	addFiles(f, "testdata/upstream/*/*.c")
 	f.Add([]byte("#if 0\n}\n#else\nint f(void) {\n#endif\n}\n/// @cmdarg {\"default\":1}\nint x;"))
 	f.Fuzz(func(t *testing.T, source []byte) {
@@ -57,7 +57,8 @@ func FuzzAnnotate(f *testing.F) {
 			Maps:         []manifest.MapMeta{{Name: "above"}, {Name: "rb"}},
 			Progs:        []manifest.ProgMeta{{Name: "f"}, {Name: "on_getpid"}},
 		}
-		if annotate(&skel, source, "fuzz.c") != nil {
+		notes := annotator{file: "fuzz.c", log: slog.New(slog.DiscardHandler), warn: func(string) {}}
+		if notes.annotate(&skel, source) != nil {
 			return
 		}
 		meta := manifest.Meta{Skeleton: skel}
@@ -77,6 +78,40 @@ func FuzzAnnotate(f *testing.F) {
 		}
 	})
 }
+
+// FuzzComment reads comments alone, so that what is found gets far into them.
+func FuzzComment(f *testing.F) {
+	for _, text := range []string{
+		"/** @brief a <b c='d'>e</b> &amp; \\@ @p f g\n *\n * @cmdarg {\"h\": \"@i\"} */",
+		"/// @code x @endcode y @f$ z @f$\n//! @link a @/link\n/// @brif @name b",
+		"/**\r\n * @xdp_opts {\"a\": 1e3}\r\n ** @n <i/>\r\n */",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		comment := newDocComment(text, 7, strings.HasPrefix(text, "/*"))
+		if comment == nil {
+			return
+		}
+		found, warnings := comment.annotations()
+		inside := func(line int) bool { return line >= 7 && line <= comment.end }
+		for _, a := range found {
+			if !inside(a.line) || a.key == "" || strings.Trim(a.key, letters+"0123456789_$()[]{}") != "" {
+				t.Errorf("annotation %+v of lines 7 to %d", a, comment.end)
+			}
+			if a.text == "" || strings.TrimSpace(a.text) != a.text || !a.block && strings.Contains(a.text, "\n") {
+				t.Errorf("text of %+v", a)
+			}
+		}
+		for _, w := range warnings {
+			if !inside(w.line) || w.text == "" {
+				t.Errorf("warning %+v of lines 7 to %d", w, comment.end)
+			}
+		}
+	})
+}
+
+const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 func FuzzExportedStructs(f *testing.F) {
 	addFiles(f, "testdata/upstream/*/*.h")

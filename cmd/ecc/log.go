@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"github.com/ebpm/ebpm/builder/ecc"
 )
 
 // logHandler writes lines as eunomia-bpf's ecc does, which scripts read:
@@ -41,7 +43,14 @@ func logLevel(verbose bool, rustLog string) slog.Level {
 func (h *logHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
 
 func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
-	_, err := fmt.Fprintf(h.out, "%s [ecc_rs::bpf_compiler] %s\n", r.Level, r.Message)
+	module := "ecc_rs::bpf_compiler"
+	r.Attrs(func(a slog.Attr) bool {
+		if a.Key == ecc.ModuleAttr {
+			module = a.Value.String()
+		}
+		return true
+	})
+	_, err := fmt.Fprintf(h.out, "%s [%s] %s\n", r.Level, module, r.Message)
 	return err
 }
 

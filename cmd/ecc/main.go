@@ -68,8 +68,6 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		given bool
 		flag  string
 	}{
-		{line.yaml, "--yaml"},
-		{line.wasmHeader, "--wasm-header"},
 		{line.btfgen, "--btfgen"},
 		{line.standalone, "--standalone"},
 	} {
@@ -87,6 +85,8 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		Workspace:   line.workspace,
 		HeaderOnly:  line.headerOnly,
 		NoPackage:   line.noPackage,
+		YAML:        line.yaml,
+		WasmHeader:  line.wasmHeader,
 		Diagnostics: stderr,
 		Log:         slog.New(&logHandler{out: stderr, level: logLevel(line.verbose, getenv("RUST_LOG"))}),
 	})

@@ -104,7 +104,7 @@ func TestHelpAndVersion(t *testing.T) {
 }
 
 func TestNotYet(t *testing.T) {
-	for _, flag := range []string{"--yaml", "--wasm-header", "--btfgen", "--standalone"} {
+	for _, flag := range []string{"--btfgen", "--standalone"} {
 		var stdout, stderr bytes.Buffer
 		if code := run(t.Context(), []string{"ecc", flag, "a.c"}, noEnv, &stdout, &stderr); code != exitFailure {
 			t.Errorf("%s: exit code %d", flag, code)
@@ -140,7 +140,13 @@ func TestCompile(t *testing.T) {
 		{"output elsewhere", []string{"-oout/", "a.bpf.c"}, "", exitOK, compiling + packing + "out/package.json...\n", []string{"out/a.bpf.o", "out/a.skel.json", "out/package.json"}},
 		{"source elsewhere", []string{"./a.bpf.c"}, "", exitOK, compiling + packing + "./package.json...\n", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"no package", []string{"-n", "a.bpf.c"}, "", exitOK, compiling, []string{"a.bpf.o", "a.skel.json"}},
+		{"yaml", []string{"-y", "a.bpf.c", "e.h"}, "", exitOK, compiling + exporting + packing + "package.yaml...\n", []string{"a.bpf.o", "a.skel.yaml", "package.yaml"}},
+		{"yaml elsewhere", []string{"-yo", "out", "a.bpf.c"}, "", exitOK, compiling + packing + "out/package.yaml...\n", []string{"out/a.bpf.o", "out/a.skel.yaml", "out/package.yaml"}},
+		{"wasm header", []string{"--wasm-header", "a.bpf.c"}, "", exitOK, compiling + packing + "package.json...\n", []string{"a.bpf.o", "a.skel.json", "package.json", "ewasm-skel.h"}},
+		{"wasm header of no package", []string{"-n", "--wasm-header", "a.bpf.c"}, "", exitFailure, compiling + "Error: generate wasm header: it holds package.json, which --no-generate-package-json leaves out: call ecc without that flag\n", []string{"a.bpf.o", "a.skel.json"}},
+		{"wasm header of YAML", []string{"-y", "--wasm-header", "a.bpf.c"}, "", exitFailure, compiling + packing + "package.yaml...\nError: generate wasm header: it holds package.json, which --yaml replaces by package.yaml: call ecc without that flag\n", []string{"a.bpf.o", "a.skel.yaml", "package.yaml"}},
 		{"header only", []string{"--header-only", "e.h"}, "error", exitOK, "", []string{"e.bpf.o", "e.skel.json", "package.json"}},
+		{"header only, another header dropped", []string{"--header-only", "e.h", "gone.h"}, "error", exitOK, "", []string{"e.bpf.o", "e.skel.json", "package.json"}},
 		{"RUST_LOG of a module", []string{"a.bpf.c"}, "some::module", exitOK, "", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"dash", []string{"--", "-dash.bpf.c"}, "off", exitOK, "", []string{"-dash.bpf.o", "-dash.skel.json", "package.json"}},
 		{"no source", []string{"gone.bpf.c"}, "", exitFailure, "Error: read source: open gone.bpf.c: no such file or directory\n", nil},
