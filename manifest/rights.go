@@ -315,6 +315,10 @@ func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
 	}
 	for _, m := range o.Spec.Maps {
 		mapTypes[m.Type.String()] = true
+		// Its reader opens a perf event of each CPU.
+		if m.Type == ebpf.PerfEventArray {
+			capabilities["PERFMON"] = true
+		}
 	}
 	needs.Rights.Capabilities = sortedKeys(capabilities)
 	needs.Rights.Mounts = slices.SortedFunc(maps.Keys(mounts), func(a, b Mount) int { return strings.Compare(a.HostPath, b.HostPath) })

@@ -67,6 +67,26 @@ func TestRightsOfTracingHelpers(t *testing.T) {
 	}
 }
 
+// The reader of a perf buffer opens perf events, whatever the program is.
+func TestRightsOfPerfBuffers(t *testing.T) {
+	_, o := inspectPackage(t, "run-xdp")
+	for _, p := range o.Spec.Programs {
+		p.Instructions = asm.Instructions{asm.Return()}
+	}
+	for _, want := range []bool{false, true} {
+		needs, err := o.Needs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(needs.Rights.Capabilities, "PERFMON"); got != want {
+			t.Errorf("PERFMON: %v, want %v", got, want)
+		}
+		for _, m := range o.Spec.Maps {
+			m.Type = ebpf.PerfEventArray
+		}
+	}
+}
+
 func TestRightsOfPointerArithmetic(t *testing.T) {
 	for name, tt := range map[string]struct {
 		ins  asm.Instruction
