@@ -97,7 +97,9 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 		id := p.current.nextID(c.now())
 		ds := p.DaemonSet.DeepCopy()
 		ds.Spec.Template.Annotations = stamp(ds.Spec.Template.Annotations, id, c.now(), user, "deploy", c.version)
-		_, err := c.kube.AppsV1().DaemonSets(c.namespace).Create(ctx, ds, metav1.CreateOptions{FieldManager: managedBy})
+		writeCtx, done := writing(ctx)
+		_, err := c.kube.AppsV1().DaemonSets(c.namespace).Create(writeCtx, ds, metav1.CreateOptions{FieldManager: managedBy})
+		done()
 		if apierrors.IsAlreadyExists(err) {
 			return nil, manifest.WithKind(manifest.KindConflict, fmt.Errorf("release %s: somebody else made it just now", name), "Look at it with ebpm status "+name+", and deploy again.")
 		}
@@ -116,10 +118,24 @@ func (c *Client) Deploy(ctx context.Context, p *Plan, o RolloutOptions) (*Result
 	id := p.current.nextID(c.now())
 	template := p.DaemonSet.Spec.Template.DeepCopy()
 	template.Annotations = stamp(template.Annotations, id, c.now(), user, reason, c.version)
-	if err := c.write(ctx, p.current, *template, p.DaemonSet.Spec.UpdateStrategy); err != nil {
+	writeCtx, done := writing(ctx)
+	err := c.write(writeCtx, p.current, *template, p.DaemonSet.Spec.UpdateStrategy)
+	done()
+	if err != nil {
 		return nil, err
 	}
 	return c.follow(ctx, id, result, o)
+}
+
+// writing returns the context of a write that decides what the cluster does
+// from now on. Once begun it ends, also when the user interrupts it: whether it
+// happened must be known to say what goes on.
+func writing(ctx context.Context) (context.Context, context.CancelFunc) {
+	const limit = 10 * time.Second
+	if ctx.Err() != nil {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), limit)
 }
 
 // interruptedFirst completes an [*Interrupted] in err's chain.
@@ -176,6 +192,9 @@ func (c *Client) follow(ctx context.Context, id int64, result *Result, o Rollout
 	}
 	start := c.now()
 	nodes, err := c.waitable(ctx, result.Name)
+	if err != nil && ctx.Err() != nil {
+		return result, &Interrupted{Release: result.Name, Err: context.Cause(ctx)}
+	}
 	if err != nil {
 		return result, err
 	}

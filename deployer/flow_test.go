@@ -538,3 +538,28 @@ func TestMissingRights(t *testing.T) {
 		wantKind(t, err, manifest.KindPrecondition, "baseline", "kubectl label --overwrite namespace ebpm")
 	})
 }
+
+// An interrupt between the write and the wait, when the cluster is asked which
+// nodes to wait for, is one of the wait too.
+func TestInterruptedRightAfterTheWrite(t *testing.T) {
+	c := newTestCluster(t, "node1")
+	p, err := c.PlanDeploy(t.Context(), DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0"), Targets: &Targets{All: true}, Image: testImage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	c.fake.PrependReactor("create", "daemonsets", func(clienttesting.Action) (bool, runtime.Object, error) {
+		cancel()
+		return false, nil, nil
+	})
+	// The fake client does not look at contexts.
+	c.fake.PrependReactor("list", "nodes", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return ctx.Err() != nil, nil, ctx.Err()
+	})
+	result, err := c.Deploy(ctx, p, RolloutOptions{})
+	var interrupted *Interrupted
+	if !errors.As(err, &interrupted) || !interrupted.Created || result == nil {
+		t.Errorf("result %+v, error %v", result, err)
+	}
+}

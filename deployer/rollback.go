@@ -217,7 +217,10 @@ func (c *Client) Rollback(ctx context.Context, p *RollbackPlan, o RolloutOptions
 		reason := fmt.Sprintf("rollback to revision %d", p.to.number)
 		template.Annotations = stamp(template.Annotations, id, c.now(), user, reason, c.version)
 	}
-	if err := c.write(ctx, p.current, *template, p.strategy); err != nil {
+	writeCtx, done := writing(ctx)
+	err := c.write(writeCtx, p.current, *template, p.strategy)
+	done()
+	if err != nil {
 		return nil, err
 	}
 	if p.Returns {
