@@ -89,9 +89,6 @@ func New(kube kubernetes.Interface, namespace, version string) *Client {
 	return c
 }
 
-// Namespace is where the releases of c live.
-func (c *Client) Namespace() string { return c.namespace }
-
 // failed words an error of the API server: which right is missing, or what
 // could not be done to what.
 func (c *Client) failed(verb, resource, name string, err error) error {

@@ -25,6 +25,8 @@ type PlatformPackage struct {
 	Platform manifest.Platform
 	Config   *manifest.Config
 	Object   *manifest.Object
+	// Meta describes the program's options, among others.
+	Meta *manifest.Meta
 	// Columns are the fields of its events, in their order.
 	Columns []string
 	// ObjectSize and PackageSize are in bytes, that of package.json as stored.
@@ -57,6 +59,7 @@ func NewPlatformPackage(platform manifest.Platform, config *manifest.Config, pac
 		Platform:    platform,
 		Config:      config,
 		Object:      object,
+		Meta:        &p.Meta,
 		Columns:     object.Columns(&p.Meta),
 		ObjectSize:  len(p.Object),
 		PackageSize: len(packageJSON),

@@ -5,7 +5,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"github.com/ebpm/ebpm/deployer"
 	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
-	"github.com/ebpm/ebpm/registry"
 )
 
 // contextFlags choose the cluster, as kubectl's flags of these names do.
@@ -160,8 +158,12 @@ func (s *session) deploy(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkArgs(c.Context, reg, pkg.Reference, s.tail); err != nil {
-		return err
+	// A typing error is told here, and not by each node. The options of a program
+	// are the same on every platform.
+	if len(s.tail) > 0 {
+		if err := ecli.CheckArgs(pkg.Platforms[0].Meta, s.tail); err != nil {
+			return err
+		}
 	}
 	nodeConfig, err := s.nodeConfig()
 	if err != nil {
@@ -199,28 +201,6 @@ func (s *session) notes(notes []string) {
 	for _, note := range notes {
 		s.say("note: %s", note)
 	}
-}
-
-// checkArgs holds the program's arguments against the package: a typing error
-// is told here, and not by each node. The options of a program are the same on
-// every platform.
-func checkArgs(ctx context.Context, reg *registry.Client, ref manifest.Reference, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	index, err := reg.Index(ctx, ref.Pinned())
-	if err != nil {
-		return err
-	}
-	pulled, err := reg.Fetch(ctx, ref.Pinned(), index.Platforms[0].Platform)
-	if err != nil {
-		return err
-	}
-	pkg, err := verifiedPackage(pulled)
-	if err != nil {
-		return err
-	}
-	return ecli.CheckArgs(pkg, args)
 }
 
 // image returns the runner's image; there is no default before a release is

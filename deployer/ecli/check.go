@@ -9,11 +9,12 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// CheckArgs reports whether the program of p takes these arguments to run, for
-// whoever starts it somewhere else: an argument that it refuses, or --help, is
-// an error of [manifest.KindUsage].
-func CheckArgs(p *manifest.Package, args []string) error {
-	line, err := newCommandLine(&p.Meta)
+// CheckArgs reports whether the program that meta describes takes these arguments to run, for
+// whoever starts it somewhere else: an option that it does not have, or
+// --help, is an error of [manifest.KindUsage]. Whether a value fits its variable
+// only the object's BTF says, which the runner asks.
+func CheckArgs(meta *manifest.Meta, args []string) error {
+	line, err := newCommandLine(meta)
 	if err != nil {
 		return err
 	}
