@@ -9,10 +9,10 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// CheckArgs reports whether the program that meta describes takes these arguments to run, for
-// whoever starts it somewhere else: an option that it does not have, or
-// --help, is an error of [manifest.KindUsage]. Whether a value fits its variable
-// only the object's BTF says, which the runner asks.
+// CheckArgs reports whether the program that meta describes takes these
+// arguments to run, for whoever starts it somewhere else: an option that it does
+// not have, or --help, is an error of [manifest.KindUsage]. Whether a value fits
+// its variable only the object's BTF says, which the runner asks.
 func CheckArgs(meta *manifest.Meta, args []string) error {
 	line, err := newCommandLine(meta)
 	if err != nil {
