@@ -204,7 +204,7 @@ func (i *instance) join(ctx context.Context) (Role, error) {
 		case role == RoleStale:
 			watchdog.Stop()
 			unlock()
-			defer c.Close()
+			defer func() { _ = c.Close() }()
 			select {
 			case <-watch(*c).gone:
 			case <-ctx.Done():
@@ -306,17 +306,16 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 	// ask sends m and waits for the answer; a peer that has ended gives none.
 	alive = true
 	ask := func(m Message, files []int) (answer Message, err error) {
-		if c.send(m, files) != nil {
-			alive = false
-			return nil, nil
+		err = c.send(m, files)
+		if err == nil {
+			answer, files, err = c.receive(ctx)
+			closeFiles(files)
+			if !errors.Is(err, io.EOF) {
+				return answer, err
+			}
 		}
-		answer, files, err = c.receive(ctx)
-		closeFiles(files)
-		if errors.Is(err, io.EOF) {
-			alive = false
-			return nil, nil
-		}
-		return answer, err
+		alive = false
+		return nil, nil //nolint:nilnil // Nobody is there to answer.
 	}
 	answer, err := ask(ready, mine)
 	if err != nil {
@@ -469,7 +468,7 @@ func (i *instance) serve(c conn) (moved bool, err error) {
 	if err != nil || !ok {
 		closeFiles(files)
 		if err == nil || !errors.Is(err, io.EOF) {
-			i.refuse(c, fmt.Errorf("no ready came (%v)", err))
+			i.refuse(c, errors.New("it said something else than ready"))
 		}
 		return false, i.host.DropPeer()
 	}
@@ -580,7 +579,7 @@ func (i *instance) takeBack() error {
 // stand stands by for the instance that took over, and reports whether this one is
 // the current one again.
 func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	i.Became(RoleStandby, 0)
 	for {
 		m, files, err := c.receive(ctx)

@@ -40,7 +40,7 @@ func (w *world) event() {
 	default:
 		g.buffer = append(g.buffer, n)
 		if g.printing {
-			g.print()
+			g.show()
 		}
 	}
 }
@@ -89,7 +89,7 @@ type fake struct {
 
 var _ Host = (*fake)(nil)
 
-func (f *fake) print() {
+func (f *fake) show() {
 	f.w.printed = append(f.w.printed, f.buffer...)
 	f.buffer = nil
 }
@@ -206,7 +206,7 @@ func (f *fake) Grace() error { return f.step("grace", func() error { return nil 
 func (f *fake) Drain() (n uint64, err error) {
 	err = f.step("drain", func() error {
 		n = uint64(len(f.buffer))
-		f.print()
+		f.show()
 		f.printing = false
 		return nil
 	})
@@ -215,7 +215,7 @@ func (f *fake) Drain() (n uint64, err error) {
 
 func (f *fake) Resume() error {
 	return f.step("resume", func() error {
-		f.print()
+		f.show()
 		f.printing = true
 		return nil
 	})
@@ -224,7 +224,7 @@ func (f *fake) Resume() error {
 func (f *fake) DrainPeer() error {
 	return f.step("drainPeer", func() error {
 		if f.peer != nil {
-			f.peer.print()
+			f.peer.show()
 		}
 		return nil
 	})
@@ -241,7 +241,7 @@ func (f *fake) DropPeer() error {
 func (f *fake) Release() error {
 	err := f.step("release", func() error {
 		if f.printing {
-			f.print()
+			f.show()
 		}
 		return nil
 	})
