@@ -22,7 +22,8 @@ const filesAPacket = 253
 // A conn carries messages and open files between two instances.
 type conn struct{ *net.UnixConn }
 
-// send sends a message with files, which stay open here.
+// send sends a message with files, which stay open here. The error is io.EOF when
+// the peer's end is closed.
 func (c conn) send(m Message, files []int) error {
 	data, err := encode(m, len(files))
 	if err != nil {
@@ -34,7 +35,10 @@ func (c conn) send(m Message, files []int) error {
 		if len(some) > 0 {
 			rights = unix.UnixRights(some...)
 		}
-		if _, _, err := c.WriteMsgUnix(data, rights, nil); err != nil {
+		switch _, _, err := c.WriteMsgUnix(data, rights, nil); {
+		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+			return io.EOF
+		case err != nil:
 			return fmt.Errorf("send %s: %w", m.kind(), err)
 		}
 		if files = files[len(some):]; len(files) == 0 {

@@ -257,7 +257,7 @@ func (i *instance) greet(ctx context.Context, c conn) (_ Role, err error) {
 	}
 	start := time.Now()
 	if err := c.send(Hello{Protocol: Protocol, Revision: i.Revision}, nil); err != nil {
-		return "", io.EOF
+		return "", err
 	}
 	m, files, err := c.receive(ctx)
 	if err != nil {
@@ -310,9 +310,9 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 		if err == nil {
 			answer, files, err = c.receive(ctx)
 			closeFiles(files)
-			if !errors.Is(err, io.EOF) {
-				return answer, err
-			}
+		}
+		if !errors.Is(err, io.EOF) {
+			return answer, err
 		}
 		alive = false
 		return nil, nil //nolint:nilnil // Nobody is there to answer.
