@@ -6,6 +6,9 @@ package main
 
 import (
 	"encoding/json"
+	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +16,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	containers "github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/builder/ecc"
 	"github.com/ebpm/ebpm/manifest"
+	"github.com/ebpm/ebpm/registry"
 )
 
 const twoFaced = `#include "vmlinux.h"
@@ -99,6 +108,87 @@ func TestPlatforms(t *testing.T) {
 		if code != int(manifest.KindNotFound) || !strings.Contains(stderr, want) {
 			t.Errorf("run: exit %d, %q, want %q", code, stderr, want)
 		}
+	}
+}
+
+// The last step of a Job makes the package that a local build makes.
+func TestPushBuiltForPlatforms(t *testing.T) {
+	for _, tool := range []string{"clang", "llvm-strip"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("EBPM_CONFIG", "")
+	t.Setenv("EBPM_REGISTRY", "")
+	t.Setenv("EBPM_STORE", t.TempDir())
+	t.Setenv("SOURCE_DATE_EPOCH", "")
+	server := httptest.NewServer(containers.New(containers.Logger(log.New(io.Discard, "", 0))))
+	defer server.Close()
+	repository := strings.TrimPrefix(server.URL, "http://") + "/tool"
+	file := filepath.Join(t.TempDir(), "tool.bpf.c")
+	if err := os.WriteFile(file, []byte(twoFaced), 0o644); err != nil {
+		t.Fatal(err)
+	}
+
+	// What the steps before it leave.
+	source, err := builder.ReadSource(file, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tar, err := builder.PackSource(source, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := registry.New(registry.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := manifest.ParseReference(repository, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pinned, err := client.PushSource(t.Context(), to, tar, "id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := t.TempDir()
+	for _, arch := range ecc.Architectures() {
+		out := filepath.Join(built, arch)
+		if err := os.Mkdir(out, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		result, err := ecc.Compile(t.Context(), ecc.Options{Source: file, Output: out, Arch: arch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		facts, err := json.Marshal(result.Build)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(out, "build.json"), facts, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	digestFile := filepath.Join(t.TempDir(), "digest")
+	code, _, stderr := call(t, "push", "--built", built, "--platform", "linux/amd64", "--platform", "linux/arm64",
+		"--source-from", pinned.String(), "--source-file", "tool.bpf.c", "--digest-file", digestFile, repository+":1.0.0")
+	if code != 0 {
+		t.Fatalf("exit %d, %s", code, stderr)
+	}
+	pushed, err := os.ReadFile(digestFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := call(t, "build", file, "-t", "oci:"+t.TempDir()+":1.0.0", "--builder", "local", "--platform", "linux/amd64,linux/arm64", "-o", "json")
+	var local packageResult
+	if err := json.Unmarshal([]byte(stdout), &local); code != 0 || err != nil || local.Digest != string(pushed) {
+		t.Errorf("exit %d, pushed %s, built here %+v, %s", code, pushed, local, stderr)
+	}
+	if code, _, stderr := call(t, "pull", repository+":1.0.0", "--platform", "linux/arm64", "-o", t.TempDir()); code != 0 {
+		t.Errorf("pull: exit %d, %s", code, stderr)
 	}
 }
 
