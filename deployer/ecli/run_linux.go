@@ -110,7 +110,7 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
 	if len(p.exports) > 0 {
-		if in.outputs, err = newOutputs(p, in.coll, o, in.reporter); err != nil {
+		if in.outputs, err = newOutputs(p, in.coll.Maps, o, in.reporter); err != nil {
 			return nil, err
 		}
 	}
@@ -148,7 +148,7 @@ func (in *instance) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	err := in.detach()
-	in.outputs.finish()
+	in.outputs.finish(true)
 	if drainErr := in.outputs.wait(done); err == nil {
 		err = drainErr
 	}
