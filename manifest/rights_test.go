@@ -120,7 +120,7 @@ func TestHookWithoutRowIsRefused(t *testing.T) {
 		if !slices.Contains(Hooks(), hook) {
 			t.Errorf("%s: hook %s has no row of rights", name, hook)
 		}
-		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "usdt") || strings.HasPrefix(p.SectionName, "lsm") {
+		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "lsm") {
 			t.Errorf("%s: section %s is taken for %s", name, p.SectionName, hook)
 		}
 	}

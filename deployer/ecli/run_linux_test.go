@@ -817,12 +817,7 @@ func TestUprobe(t *testing.T) {
 // TestUprobeByPerfEvent attaches as on kernels before 6.6.
 func TestUprobeByPerfEvent(t *testing.T) {
 	needRoot(t)
-	for _, h := range hooks {
-		if h.sections[0] == "uprobe" {
-			defer func(prepare func(*plannedProgram, *Options) error) { h.prepare = prepare }(h.prepare)
-			h.prepare = nil
-		}
-	}
+	byPerfEvent(t)
 	for _, section := range []string{"uprobe/libc.so.6:sched_get_priority_max", "uretprobe/libc.so.6:sched_get_priority_max"} {
 		n, _ := count(t, section, ebpf.Kprobe, Options{}, func() { _ = exec.Command("chrt", "-m").Run() })
 		if n == 0 {

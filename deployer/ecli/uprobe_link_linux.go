@@ -44,12 +44,16 @@ const attachTraceUprobeSession ebpf.AttachType = 57
 // descriptor or two, and of these a process has 1024 by default.
 const maxPerfUprobes = 256
 
+// hasUprobeMulti reports whether one link can be at several places, Linux 6.6.
+// Tests put an older kernel in its place.
+var hasUprobeMulti = func() bool { return features.HaveBPFLinkUprobeMulti() == nil }
+
 // prepareUprobe chooses the kind of link, which a program must be loaded for:
 // uprobe.multi (Linux 6.6) needs less rights than the perf event before it.
 func prepareUprobe(p *plannedProgram, _ *Options) error {
 	switch {
 	case p.spec.AttachType == attachTraceUprobeSession:
-	case features.HaveBPFLinkUprobeMulti() == nil && (p.pid == 0 || multiKnowsProcesses()):
+	case hasUprobeMulti() && (p.pid == 0 || multiKnowsProcesses()):
 		p.spec.AttachType = ebpf.AttachTraceUprobeMulti
 	default:
 		p.spec.AttachType = ebpf.AttachNone

@@ -50,8 +50,9 @@ func newUSDTSpecs(spec *ebpf.CollectionSpec, coll *ebpf.Collection) (*usdtSpecs,
 		ids: map[string]uint32{}, cookies: hasCookies()}, nil
 }
 
-// hasCookies reports whether a uprobe can have a cookie, Linux 5.15.
-func hasCookies() bool { return features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetAttachCookie) == nil }
+// hasCookies reports whether a uprobe can have a cookie, Linux 5.15. Tests put
+// an older kernel in its place.
+var hasCookies = func() bool { return features.HaveProgramHelper(ebpf.Kprobe, asm.FnGetAttachCookie) == nil }
 
 // add puts the arguments of one place into the map, and returns their number.
 func (s *usdtSpecs) add(args []usdtArg) (uint32, error) {
