@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
 
 	"github.com/ebpm/ebpm/manifest"
 )
@@ -91,13 +91,15 @@ func TestUserProbes(t *testing.T) {
 		{"uprobe.multi.s/target:?????_f*", true, path + ":?????_f* (1 functions)", 1, 0},
 		{"uretprobe.multi/target:*", false, path + ":* (2 functions)", 2, 0},
 	}
-	for _, multi := range []bool{true, false} {
+	ways := []bool{true, false}
+	if !hasUprobeMulti() {
+		ways = ways[1:]
+	}
+	for _, multi := range ways {
 		for _, tt := range tests {
 			t.Run(fmt.Sprintf("multi=%v/%s", multi, filepath.Base(tt.section)), func(t *testing.T) {
 				if !multi {
 					byPerfEvent(t)
-				} else if features.HaveBPFLinkUprobeMulti() != nil {
-					t.Skip("this kernel has no uprobe.multi (Linux 6.6)")
 				}
 				h := hookTest{section: tt.section, typ: ebpf.Kprobe, sleeps: tt.sleeps, trigger: func() error {
 					code, err := runTarget(path)
@@ -128,9 +130,11 @@ func TestUprobeSession(t *testing.T) {
 		return err
 	}}
 	if kernelBefore(6, 13) {
-		if err := h.refused(t); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), "Linux has it from 6.13 on") {
-			t.Errorf("got %v", err)
+		reason := lacking(h.refused(t), kernelRelease(), true)
+		if reason != "needs Linux 6.13" {
+			t.Errorf("refused with %q", reason)
 		}
+		t.Attr(hookAttr, h.section+": "+reason)
 		return
 	}
 	if target := h.fires(t); target != path+":second_* (1 functions)" {
@@ -282,7 +286,7 @@ func TestRunUSDTArgsRefused(t *testing.T) {
 	} {
 		pkg := usdtPackage(t)
 		keepPrograms(pkg, "on_twice")
-		err := runAt(pkg, target)
+		_, err := startUSDT(pkg, io.Discard, func(p *plannedProgram) { p.target = target })
 		if manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("%s: got %v", target, err)
 		}
@@ -292,74 +296,80 @@ func TestRunUSDTArgsRefused(t *testing.T) {
 	}
 }
 
-// runAt attaches the package's only program to another target.
-func runAt(pkg *manifest.Package, target string) error {
+// startUSDT starts the package with its only program changed.
+func startUSDT(pkg *manifest.Package, out io.Writer, change func(*plannedProgram)) (*instance, error) {
 	spec, err := loadSpec(pkg.Object)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, err := newPlan(&pkg.Meta, spec)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.programs[0].target = target
+	change(&p.programs[0])
 	spec.Variables = nil
-	in, err := start(p, spec, &Options{Stdout: io.Discard, Stderr: io.Discard, JSON: true})
-	if err == nil {
-		err = in.close()
+	return start(p, spec, &Options{Stdout: out, Stderr: io.Discard, JSON: true, Now: testClock})
+}
+
+// compileTarget compiles testdata/usdt/target.c.
+func compileTarget(t *testing.T, command string) (path string) {
+	t.Helper()
+	source, err := filepath.Abs("testdata/usdt/target.c")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return err
+	path = installTarget(t, nil)
+	words := strings.Fields(command)
+	if out, err := exec.Command(words[0], append(words[1:], "-o", path, source)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return path
+}
+
+// needCompiler skips tests where gcc and clang cannot be.
+func needCompiler(t *testing.T) {
+	t.Helper()
+	if os.Getenv(vmEnv) != "" {
+		t.Skip("there is no compiler in the machine of other kernels")
+	}
+	if runtime.GOARCH != "amd64" {
+		t.Skip("some of the arguments are in the syntax of x86-64")
+	}
 }
 
 // TestRunUSDTArgsOfCompilers: whatever a compiler makes of the probes of
 // testdata/usdt/target.c, the values are those of its text.
 func TestRunUSDTArgsOfCompilers(t *testing.T) {
-	if runtime.GOARCH != "amd64" {
-		t.Skip("some of the arguments are in the syntax of x86-64")
-	}
+	needCompiler(t)
 	needRoot(t)
-	source, err := filepath.Abs("testdata/usdt/target.c")
-	if err != nil {
-		t.Fatal(err)
+	want := []string{
+		`{"args":[-1,255,-2,65534,-3,4294967293],"count":6,"probe":1}`,
+		`{"args":[-4,-4,1099511627776,ADDRESS,0,0],"count":4,"probe":2}`,
+		`{"args":[-9,7,1234605616436508552,-1,255,0],"count":5,"probe":3}`,
+		`{"args":[ADDRESS,300,61072,-120,0,0],"count":4,"probe":4}`,
+		`{"args":[300,-70000,0,0,0,0],"count":2,"probe":5}`,
+		`{"args":[0,0,0,0,0,0],"count":0,"probe":6}`,
+		`{"args":[1,0,0,0,0,0],"count":1,"probe":7}`,
+		`{"args":[2,-70000,0,0,0,0],"count":2,"probe":7}`,
+		`{"args":[1,0,0,0,0,0],"count":1,"probe":8}`,
 	}
 	for _, tt := range []struct {
 		compiler string
 		cookies  bool
 	}{
-		{"gcc -O0", true}, {"gcc -O2", true}, {"gcc -O2 -no-pie", true}, {"gcc -O2 -static", true}, {"clang -O0", true}, {"clang -O2", true},
+		{"gcc -O0", true}, {"gcc -O2", true}, {"gcc -O2 -static", true}, {"clang -O0", true}, {"clang -O2", true},
 		{"gcc -O2 -no-pie", false},
 	} {
 		t.Run(fmt.Sprintf("%s cookies=%v", tt.compiler, tt.cookies), func(t *testing.T) {
 			if !tt.cookies {
 				withoutCookies(t)
 			}
-			path := installTarget(t, nil)
-			command := strings.Fields(tt.compiler)
-			if os.Getenv("EBPM_TEST_KERNEL") != "" {
-				t.Skip("there is no compiler in the machine of other kernels")
-			}
-			if out, err := exec.Command(command[0], append(command[1:], "-o", path, source)...).CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
+			path := compileTarget(t, tt.compiler)
 			s := (&session{t: t}).begin(Options{Package: usdtPackage(t), JSON: true})
 			if code, err := runTarget(path); code != 1 || err != nil {
 				t.Errorf("exit code %d, %v", code, err)
 			}
-			var got []string
-			for line := range strings.Lines(s.end()) {
-				got = append(got, strings.TrimSpace(line))
-			}
-			want := []string{
-				`{"args":[-1,255,-2,65534,-3,4294967293],"count":6,"probe":1}`,
-				`{"args":[-4,-4,1099511627776,ADDRESS,0,0],"count":4,"probe":2}`,
-				`{"args":[-9,7,1234605616436508552,-1,255,0],"count":5,"probe":3}`,
-				`{"args":[ADDRESS,300,61072,-120,0,0],"count":4,"probe":4}`,
-				`{"args":[300,-70000,0,0,0,0],"count":2,"probe":5}`,
-				`{"args":[0,0,0,0,0,0],"count":0,"probe":6}`,
-				`{"args":[1,0,0,0,0,0],"count":1,"probe":7}`,
-				`{"args":[2,-70000,0,0,0,0],"count":2,"probe":7}`,
-				`{"args":[1,0,0,0,0,0],"count":1,"probe":8}`,
-			}
+			got := strings.Split(strings.TrimSpace(s.end()), "\n")
 			if len(got) != len(want) {
 				t.Fatalf("printed %q", got)
 			}
@@ -370,5 +380,55 @@ func TestRunUSDTArgsOfCompilers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestUSDTArgsWithoutCookies: a program that may be loaded anywhere needs a
+// process on kernels before 5.15, in which its probes have addresses.
+func TestUSDTArgsWithoutCookies(t *testing.T) {
+	needCompiler(t)
+	needRoot(t)
+	withoutCookies(t)
+	path := compileTarget(t, "gcc -O2 -pie")
+	target := exec.Command(path)
+	input, err := target.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := target.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = target.Process.Kill(), target.Wait() }()
+	// Until it is there, the memory of the process is that of this one.
+	eventually(t, "the program is loaded", func() bool {
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", target.Process.Pid))
+		return err == nil && exe == path
+	})
+	pkg := usdtPackage(t)
+	keepPrograms(pkg, "on_twice")
+	var out buffer
+	run := func(pid int) (*instance, error) {
+		return startUSDT(pkg, &out, func(p *plannedProgram) { p.pid = pid })
+	}
+	if _, err := run(0); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(fmt.Sprint(err), "from 5.15 on") {
+		t.Errorf("for every process: %v", err)
+	}
+	if _, err := run(os.Getpid()); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(fmt.Sprint(err), "does not have it in its memory") {
+		t.Errorf("for another process: %v", err)
+	}
+	in, err := run(target.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = input.Close()
+	_ = target.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := in.run(ctx); err != nil {
+		t.Error(err)
+	}
+	want := `{"args":[1,0,0,0,0,0],"count":1,"probe":7}` + "\n" + `{"args":[2,-70000,0,0,0,0],"count":2,"probe":7}` + "\n"
+	if out.String() != want {
+		t.Errorf("printed %s", out.String())
 	}
 }

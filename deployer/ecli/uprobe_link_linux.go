@@ -177,7 +177,7 @@ func (u *uprobes) attachSession(path string, prog *ebpf.Program) (io.Closer, err
 	runtime.KeepAlive(prog)
 	switch {
 	case errno == unix.EINVAL && kernelBefore(6, 13):
-		return nil, manifest.WithKind(manifest.KindPrecondition, errors.New("uprobe.session is not supported by this kernel: Linux has it from 6.13 on"), "")
+		return nil, manifest.WithKind(manifest.KindPrecondition, errors.New("this kernel has no uprobe.session, which needs Linux 6.13"), "")
 	case errno != 0:
 		return nil, fmt.Errorf("create the link: %w", errno)
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program with USDT probes, whose arguments are wherever a compiler may leave
 // them. Each run hits each probe once, but for the one that nobody waits for.
-#include <stdlib.h>
+#include <stdio.h>
 
 // A note as those of sys/sdt.h, spelled out: location, base, semaphore; the
 // provider, the name, the arguments.
@@ -44,6 +44,7 @@ int main(int argc, char **argv)
 {
 	long n = argc; // 1, and the compiler does not know it
 
+	getchar(); // whoever looks for this process finds it here
 	PROBE("registers", "0", "-1@%b[a] 1@%b[a] -2@%w[b] 2@%w[b] -4@%k[c] 4@%k[c]",
 	      [a] "r"((char)-n), [b] "r"((short)(-2 * n)), [c] "r"((int)(-3 * n)));
 	PROBE("wide", "0", "-8@%[a] 8@%[a] -8@%[b] 8@%[c]", [a] "r"(-4 * n), [b] "r"(n << 40), [c] "r"(argv));
