@@ -163,6 +163,9 @@ const bpfReadOnlyProg = 1 << 7
 // forgetExtern takes a variable out of the section .kconfig, so that its value
 // is not looked for when another one of the section is used.
 func forgetExtern(types *btf.Spec, name string) error {
+	if types == nil {
+		return fmt.Errorf("section %s: the object has no BTF", kconfigSection)
+	}
 	var section *btf.Datasec
 	if err := types.TypeByName(kconfigSection, &section); err != nil {
 		return fmt.Errorf("section %s: %w", kconfigSection, err)
