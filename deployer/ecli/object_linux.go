@@ -30,7 +30,7 @@ func loadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 	marked, err := readELF(object, func(f *elf.File) ([]byte, error) {
 		symbols, err := f.Symbols()
 		if err != nil {
-			return object, nil // for the library to judge
+			return nil, fmt.Errorf("read symbols: %w", err)
 		}
 		for _, s := range symbols {
 			if v := elf.ST_VISIBILITY(s.Other); elf.ST_TYPE(s.Info) == elf.STT_FUNC && (v == elf.STV_HIDDEN || v == elf.STV_INTERNAL) {
