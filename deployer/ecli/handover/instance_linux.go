@@ -10,6 +10,8 @@ import (
 	"net"
 	"slices"
 	"time"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // A Host is an instance's own part in the kernel and at the output. Its methods
@@ -47,21 +49,6 @@ type Host interface {
 	Failed() <-chan error
 }
 
-// A Role is what an instance is to its release on the node.
-type Role string
-
-// The roles.
-const (
-	// RoleCurrent runs and prints.
-	RoleCurrent Role = "current"
-	// RoleStandby has handed over, and goes on where its successor dies.
-	RoleStandby Role = "standby"
-	// RoleStale is older than the current one, and waits for its end.
-	RoleStale Role = "stale"
-	// RoleRetired has handed over and holds nothing any more.
-	RoleRetired Role = "retired"
-)
-
 // Options say how an instance takes part.
 type Options struct {
 	// Dir is the folder of the release on this node. It is made, and only for
@@ -71,7 +58,7 @@ type Options struct {
 	Revision uint64
 	// Became is told of each new role, with the time that the move took until
 	// the new version printed; 0 without one.
-	Became func(Role, time.Duration)
+	Became func(role string, move time.Duration)
 	// Log takes sentences for people.
 	Log func(string)
 	// Hung is called in a goroutine of its own when a move does not come to its
@@ -154,7 +141,7 @@ func Run(ctx context.Context, host Host, o Options) (err error) {
 	for {
 		role, err := i.join(ctx)
 		switch {
-		case role == RoleCurrent:
+		case role == manifest.RoleCurrent:
 			return i.current(ctx)
 		case ctx.Err() != nil:
 			return nil // before it was anything
@@ -164,9 +151,9 @@ func Run(ctx context.Context, host Host, o Options) (err error) {
 	}
 }
 
-// join becomes the current instance, or returns RoleStale after the end of a newer
+// join becomes the current instance, or returns [manifest.RoleStale] after the end of a newer
 // one.
-func (i *instance) join(ctx context.Context) (Role, error) {
+func (i *instance) join(ctx context.Context) (string, error) {
 	unlock, err := i.place.lock(ctx)
 	if err != nil {
 		return "", err
@@ -201,7 +188,7 @@ func (i *instance) join(ctx context.Context) (Role, error) {
 		switch {
 		case errors.Is(err, io.EOF):
 			continue // it has ended before it gave anything
-		case role == RoleStale:
+		case role == manifest.RoleStale:
 			watchdog.Stop()
 			unlock()
 			defer func() { _ = c.Close() }()
@@ -225,15 +212,15 @@ func pause(ctx context.Context) error {
 }
 
 // cold starts where nobody is, or beside one that hands nothing over.
-func (i *instance) cold(ctx context.Context) (Role, error) {
+func (i *instance) cold(ctx context.Context) (string, error) {
 	if err := i.host.Start(ctx); err != nil {
 		return "", err
 	}
 	if err := errors.Join(i.place.live(), i.appear()); err != nil {
 		return "", errors.Join(err, i.host.Release())
 	}
-	i.Became(RoleCurrent, 0)
-	return RoleCurrent, nil
+	i.Became(manifest.RoleCurrent, 0)
+	return manifest.RoleCurrent, nil
 }
 
 // appear makes this instance the one that answers.
@@ -245,7 +232,7 @@ func (i *instance) appear() (err error) {
 // greet talks to the current instance. The error is io.EOF if that one ended before
 // it gave anything. The connection is closed, but where it is of use: to a newer
 // one, and to the standby.
-func (i *instance) greet(ctx context.Context, c conn) (_ Role, err error) {
+func (i *instance) greet(ctx context.Context, c conn) (_ string, err error) {
 	keep := false
 	defer func() {
 		if !keep {
@@ -273,18 +260,18 @@ func (i *instance) greet(ctx context.Context, c conn) (_ Role, err error) {
 	case Stale:
 		keep = true
 		i.Log(fmt.Sprintf("a newer instance runs (%d, this one is %d): waiting for its end", m.Revision, i.Revision))
-		i.Became(RoleStale, 0)
-		return RoleStale, nil
+		i.Became(manifest.RoleStale, 0)
+		return manifest.RoleStale, nil
 	case Offer:
 		alive, err := i.take(ctx, c, m, files)
 		if err != nil {
 			return "", err
 		}
-		i.Became(RoleCurrent, time.Since(start))
+		i.Became(manifest.RoleCurrent, time.Since(start))
 		if keep = alive; alive {
 			i.standby = watch(c)
 		}
-		return RoleCurrent, nil
+		return manifest.RoleCurrent, nil
 	default:
 		closeFiles(files)
 		return "", fmt.Errorf("the running instance answered with %s", m.kind())
@@ -580,7 +567,7 @@ func (i *instance) takeBack() error {
 // the current one again.
 func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
 	defer func() { _ = c.Close() }()
-	i.Became(RoleStandby, 0)
+	i.Became(manifest.RoleStandby, 0)
 	for {
 		m, files, err := c.receive(ctx)
 		closeFiles(files)
@@ -591,7 +578,7 @@ func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
 			if err := i.takeBack(); err != nil {
 				return false, errors.Join(err, i.host.Release())
 			}
-			i.Became(RoleCurrent, 0)
+			i.Became(manifest.RoleCurrent, 0)
 			return true, nil
 		case err != nil:
 			i.Log(err.Error())
@@ -601,7 +588,7 @@ func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
 			err := i.host.Release()
 			i.place.die()
 			_ = c.Close()
-			i.Became(RoleRetired, 0)
+			i.Became(manifest.RoleRetired, 0)
 			// Ending now would be a failure to whoever started it.
 			<-ctx.Done()
 			return false, err

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // A world is a kernel in which events happen all the time: a cell, two slots, and
@@ -79,7 +81,7 @@ type fake struct {
 	calls    []string
 	crashAt  int // the number of the call, from 1; 0 for none
 	failAt   int
-	roles    []Role
+	roles    []string
 	ctx      context.Context
 	stop     context.CancelFunc
 	done     chan error
@@ -269,7 +271,7 @@ func (w *world) run(t *testing.T, dir string, f *fake) *fake {
 		}()
 		err = Run(f.ctx, f, Options{
 			Dir: dir, Revision: f.revision,
-			Became: func(r Role, _ time.Duration) { w.mu.Lock(); f.roles = append(f.roles, r); w.mu.Unlock() },
+			Became: func(r string, _ time.Duration) { w.mu.Lock(); f.roles = append(f.roles, r); w.mu.Unlock() },
 			Log:    func(s string) { w.mu.Lock(); f.logged = append(f.logged, s); w.mu.Unlock() },
 			Hung:   func(err error) { t.Errorf("%s hangs: %v", f.name, err) },
 		})
@@ -277,7 +279,7 @@ func (w *world) run(t *testing.T, dir string, f *fake) *fake {
 	return f
 }
 
-func (f *fake) role() Role {
+func (f *fake) role() string {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	if len(f.roles) == 0 {
@@ -350,21 +352,21 @@ func TestMoves(t *testing.T) {
 	for n := range 10 {
 		f := w.run(t, dir, &fake{name: fmt.Sprint("i", n), revision: uint64(n)})
 		all = append(all, f)
-		waitFor(t, "it is current", func() bool { return f.role() == RoleCurrent })
+		waitFor(t, "it is current", func() bool { return f.role() == manifest.RoleCurrent })
 	}
 	for n, f := range all {
-		want := RoleRetired
+		want := manifest.RoleRetired
 		switch n {
 		case 9:
-			want = RoleCurrent
+			want = manifest.RoleCurrent
 		case 8:
-			want = RoleStandby
+			want = manifest.RoleStandby
 		}
 		waitFor(t, fmt.Sprintf("i%d is %s", n, want), func() bool { return f.role() == want })
 	}
 	// The end of the current one is a move back.
 	all[9].stop()
-	waitFor(t, "i8 is current", func() bool { return all[8].role() == RoleCurrent })
+	waitFor(t, "i8 is current", func() bool { return all[8].role() == manifest.RoleCurrent })
 	w.check(t, all...)
 }
 
@@ -378,7 +380,7 @@ func TestCrashes(t *testing.T) {
 				w, dir := &world{}, t.TempDir()
 				w.load(t)
 				o := w.run(t, dir, &fake{name: t.Name() + "o", revision: 1})
-				waitFor(t, "the old one is current", func() bool { return o.role() == RoleCurrent })
+				waitFor(t, "the old one is current", func() bool { return o.role() == manifest.RoleCurrent })
 				n := &fake{name: t.Name() + "n", revision: 2}
 				if who != "new" {
 					w.mu.Lock()
@@ -393,14 +395,14 @@ func TestCrashes(t *testing.T) {
 					if n.ended() && o.ended() {
 						return true
 					}
-					return n.role() == RoleCurrent && (o.role() == RoleStandby || o.ended()) || n.ended() && o.role() == RoleCurrent
+					return n.role() == manifest.RoleCurrent && (o.role() == manifest.RoleStandby || o.ended()) || n.ended() && o.role() == manifest.RoleCurrent
 				})
 				n.stop()
 				waitFor(t, "the new one is gone", n.ended)
-				waitFor(t, "the old one goes on", func() bool { return o.ended() || o.role() == RoleCurrent })
+				waitFor(t, "the old one goes on", func() bool { return o.ended() || o.role() == manifest.RoleCurrent })
 				// The next one works.
 				z := w.run(t, dir, &fake{name: t.Name() + "z", revision: 3})
-				waitFor(t, "the next one is current", func() bool { return z.role() == RoleCurrent })
+				waitFor(t, "the next one is current", func() bool { return z.role() == manifest.RoleCurrent })
 				w.check(t, o, n, z)
 			})
 		}
@@ -416,7 +418,7 @@ func TestFailures(t *testing.T) {
 				w, dir := &world{}, t.TempDir()
 				w.load(t)
 				o := w.run(t, dir, &fake{name: t.Name() + "o", revision: 1})
-				waitFor(t, "the old one is current", func() bool { return o.role() == RoleCurrent })
+				waitFor(t, "the old one is current", func() bool { return o.role() == manifest.RoleCurrent })
 				n := &fake{name: t.Name() + "n", revision: 2}
 				if who == "old" {
 					w.mu.Lock()
@@ -427,7 +429,7 @@ func TestFailures(t *testing.T) {
 				}
 				w.run(t, dir, n)
 				waitFor(t, "one is current", func() bool {
-					return n.role() == RoleCurrent && (o.ended() || o.role() == RoleStandby) || n.ended() && (o.ended() || o.role() == RoleCurrent)
+					return n.role() == manifest.RoleCurrent && (o.ended() || o.role() == manifest.RoleStandby) || n.ended() && (o.ended() || o.role() == manifest.RoleCurrent)
 				})
 				w.check(t, o, n)
 			})
@@ -440,15 +442,15 @@ func TestStale(t *testing.T) {
 	w, dir := &world{}, t.TempDir()
 	w.load(t)
 	newer := w.run(t, dir, &fake{name: "newer", revision: 2})
-	waitFor(t, "the newer one is current", func() bool { return newer.role() == RoleCurrent })
+	waitFor(t, "the newer one is current", func() bool { return newer.role() == manifest.RoleCurrent })
 	older := w.run(t, dir, &fake{name: "older", revision: 1})
-	waitFor(t, "the older one is stale", func() bool { return older.role() == RoleStale })
+	waitFor(t, "the older one is stale", func() bool { return older.role() == manifest.RoleStale })
 	again := w.run(t, dir, &fake{name: "again", revision: 2})
-	waitFor(t, "an equal one is current", func() bool { return again.role() == RoleCurrent })
+	waitFor(t, "an equal one is current", func() bool { return again.role() == manifest.RoleCurrent })
 	again.stop()
-	waitFor(t, "the newer one is current again", func() bool { return newer.role() == RoleCurrent })
+	waitFor(t, "the newer one is current again", func() bool { return newer.role() == manifest.RoleCurrent })
 	newer.stop()
-	waitFor(t, "the older one is current", func() bool { return older.role() == RoleCurrent })
+	waitFor(t, "the older one is current", func() bool { return older.role() == manifest.RoleCurrent })
 	w.check(t, newer, again, older)
 }
 
@@ -460,9 +462,9 @@ func TestTwoAtOnce(t *testing.T) {
 		b := w.run(t, dir, &fake{name: t.Name() + "b", revision: 1})
 		c := w.run(t, dir, &fake{name: t.Name() + "c", revision: 1})
 		waitFor(t, "all have a role", func() bool {
-			roles := []Role{a.role(), b.role(), c.role()}
+			roles := []string{a.role(), b.role(), c.role()}
 			slices.Sort(roles)
-			return slices.Equal(roles, []Role{RoleCurrent, RoleRetired, RoleStandby})
+			return slices.Equal(roles, []string{manifest.RoleCurrent, manifest.RoleRetired, manifest.RoleStandby})
 		})
 		w.check(t, a, b, c)
 	}

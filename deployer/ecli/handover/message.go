@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // Protocol is the version of what two instances say to each other.
@@ -58,7 +60,7 @@ type Offer struct {
 	// follow those of the parts, one each.
 	Buffers []string `json:"buffers"`
 	// States are the maps that may be carried over; their files follow.
-	States []State `json:"states"`
+	States []manifest.State `json:"states"`
 }
 
 // Ready is what a new instance brings that the current one must hold to be able
@@ -106,13 +108,6 @@ type Part struct {
 	// Links is how many files hold the dispatcher in its place. The file of its
 	// slots stands before them.
 	Links int `json:"links"`
-}
-
-// A State is a map that outlives an instance.
-type State struct {
-	Name string `json:"name"`
-	// Layout is equal for two maps whose bytes mean the same.
-	Layout string `json:"layout"`
 }
 
 func (Hello) kind() string   { return "hello" }

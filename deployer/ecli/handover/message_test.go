@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 var messages = []struct {
@@ -15,7 +17,7 @@ var messages = []struct {
 	{Hello{Protocol: 1, Revision: 1 << 63}, 0},
 	{Refuse{Reason: "no", Protocol: 1}, 0},
 	{Stale{Revision: 3}, 0},
-	{Offer{Slot: 1, Parts: []Part{{Name: "a", Key: "k", Links: 3}, {Name: "b"}}, Buffers: []string{"events"}, States: []State{{"counts", "l"}}}, 2 + 4 + 1 + 1 + 1},
+	{Offer{Slot: 1, Parts: []Part{{Name: "a", Key: "k", Links: 3}, {Name: "b"}}, Buffers: []string{"events"}, States: []manifest.State{{Name: "counts", Layout: "l"}}}, 2 + 4 + 1 + 1 + 1},
 	{Ready{Parts: []Part{{Name: "c", Links: 1}}, Buffers: []string{"events"}, Carried: []string{"counts"}, Reset: []string{"old"}}, 1 + 2 + 1},
 	{Go{}, 0},
 	{Flipped{}, 0},

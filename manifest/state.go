@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package handover
+package manifest
 
 import (
 	"crypto/sha256"
@@ -14,6 +14,13 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 )
+
+// State is a map that outlives an instance.
+type State struct {
+	Name string `json:"name"`
+	// Layout is equal for two maps whose bytes mean the same.
+	Layout string `json:"layout"`
+}
 
 // Carry says which maps outlive an instance, beside those that do anyway.
 type Carry struct {
@@ -80,11 +87,11 @@ var kernelTypes = []string{"bpf_timer", "bpf_wq", "bpf_list_head", "bpf_list_nod
 // kernelTags mark pointers to what the kernel owns.
 var kernelTags = []string{"kptr", "kptr_untrusted", "percpu_kptr", "uptr"}
 
-// maxDepth is deeper than C nests; BTF that was made to loop might be deeper.
-const maxDepth = 32
+// maxTypeDepth is deeper than C nests; BTF that was made to loop might be deeper.
+const maxTypeDepth = 32
 
 func holdsKernel(t btf.Type, depth int) bool {
-	if depth > maxDepth {
+	if depth > maxTypeDepth {
 		return true
 	}
 	switch t := t.(type) {
@@ -139,8 +146,8 @@ func mapLayout(m *ebpf.MapSpec) (string, error) {
 // writeLayout writes a type so that types with the same meaning give the same
 // text: names of structs and typedefs say nothing of it.
 func writeLayout(w io.Writer, t btf.Type, depth int) error {
-	if depth > maxDepth {
-		return fmt.Errorf("types nest deeper than %d", maxDepth)
+	if depth > maxTypeDepth {
+		return fmt.Errorf("types nest deeper than %d", maxTypeDepth)
 	}
 	members := func(kind string, size uint32, members []btf.Member) error {
 		fmt.Fprintf(w, "%s %d{", kind, size)

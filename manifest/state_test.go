@@ -1,37 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package handover
+package manifest
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 )
-
-func TestWayOf(t *testing.T) {
-	const sleepable = 1 << 4
-	for _, tt := range []struct {
-		spec ebpf.ProgramSpec
-		want Way
-	}{
-		{ebpf.ProgramSpec{Type: ebpf.TracePoint}, Exact},
-		{ebpf.ProgramSpec{Type: ebpf.XDP}, Exact},
-		{ebpf.ProgramSpec{Type: ebpf.Kprobe, Flags: sleepable}, NearExact},
-		{ebpf.ProgramSpec{Type: ebpf.LSM, Flags: sleepable}, NearExact},
-		{ebpf.ProgramSpec{Type: ebpf.CGroupSKB, Instructions: asm.Instructions{asm.FnGetLocalStorage.Call()}}, NearExact},
-		{ebpf.ProgramSpec{Type: ebpf.CGroupSKB, Instructions: asm.Instructions{asm.FnMapLookupElem.Call()}}, Exact},
-		{ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter}, Naive},
-		{ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry}, Exact},
-		{ebpf.ProgramSpec{Type: ebpf.StructOps}, Naive},
-		{ebpf.ProgramSpec{Type: ebpf.Extension}, Naive},
-	} {
-		if got := WayOf(&tt.spec); got != tt.want {
-			t.Errorf("%s %s: %s, want %s", tt.spec.Type, tt.spec.AttachType, got, tt.want)
-		}
-	}
-}
 
 func member(name string, t btf.Type, bits uint32) btf.Member {
 	return btf.Member{Name: name, Type: t, Offset: btf.Bits(bits)}
@@ -107,20 +84,8 @@ func TestStateMaps(t *testing.T) {
 		for _, s := range states {
 			got = append(got, s.Name)
 		}
-		if (err != nil) != (tt.want == nil) || err == nil && !equal(got, tt.want) {
+		if (err != nil) != (tt.want == nil) || err == nil && !slices.Equal(got, tt.want) {
 			t.Errorf("%+v: %v, %v", tt.carry, got, err)
 		}
 	}
-}
-
-func equal(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
