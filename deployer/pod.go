@@ -56,7 +56,7 @@ func (in podInput) rights() (manifest.Rights, error) {
 	capabilities, mounts := map[string]bool{}, map[manifest.Mount]bool{}
 	var rights manifest.Rights
 	for _, p := range in.pkg.Platforms {
-		needs, err := p.Object.NeedsOn(oldestKernel(in.nodes))
+		needs, err := p.Object.NeedsOf(p.Meta, oldestKernel(in.nodes))
 		if err != nil {
 			return manifest.Rights{}, fmt.Errorf("package for %s: %w", p.Platform, err)
 		}

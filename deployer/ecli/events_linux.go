@@ -60,10 +60,16 @@ type eventSource struct {
 	reporter *reporter
 	timeout  time.Duration
 	buf      []byte
+	// format appends an event to buf, and write takes what is in it.
+	format func(dst, event []byte) []byte
+	write  func([]byte) error
 }
 
 func newEventSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (*eventSource, error) {
-	s := &eventSource{mapName: e.mapName, printer: pr, sink: out, reporter: r, timeout: p.pollTimeout}
+	s := &eventSource{
+		mapName: e.mapName, printer: pr, sink: out, reporter: r, timeout: p.pollTimeout,
+		format: pr.event, write: out.write,
+	}
 	if e.typ == ebpf.PerfEventArray {
 		reader, err := perf.NewReader(m, p.perfBuffer)
 		if err != nil {
@@ -107,7 +113,7 @@ func (s *eventSource) run() error {
 		case len(event) < s.printer.layout.need:
 			s.reporter.malformedEvent(s.mapName, len(event), s.printer.layout)
 		default:
-			s.buf = s.printer.event(s.buf, event)
+			s.buf = s.format(s.buf, event)
 		}
 		if !more || len(s.buf) >= flushSize {
 			if err := s.flush(); err != nil {
@@ -118,7 +124,7 @@ func (s *eventSource) run() error {
 }
 
 func (s *eventSource) flush() error {
-	err := s.sink.write(s.buf)
+	err := s.write(s.buf)
 	s.buf = s.buf[:0]
 	return err
 }
