@@ -6,16 +6,15 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
 	"strconv"
 )
 
-// maxKallsyms bounds the list of the kernel's symbols, in bytes; those of
-// distributions have about 10 MiB.
-const maxKallsyms = 128 << 20
+// maxKernelSymbols bounds the list of the kernel's symbols; those of
+// distributions have about 200,000.
+const maxKernelSymbols = 1 << 20
 
 // kernelSymbols are the functions of the kernel and its modules.
 type kernelSymbols struct {
@@ -68,10 +67,12 @@ func parseKallsym(line []byte) (s kallsym, ok bool) {
 func readKallsyms(r io.Reader) (*kernelSymbols, error) {
 	k := &kernelSymbols{modules: []string{""}, hidden: true}
 	numbers := map[string]uint16{"": 0}
-	limited := &io.LimitedReader{R: r, N: maxKallsyms}
-	lines := bufio.NewScanner(limited)
+	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 64<<10), 64<<10)
 	for n := 1; lines.Scan(); n++ {
+		if n > maxKernelSymbols {
+			return nil, fmt.Errorf("it has more than %d symbols", maxKernelSymbols)
+		}
 		s, ok := parseKallsym(lines.Bytes())
 		if !ok {
 			return nil, fmt.Errorf("line %d: %s is no symbol", n, strconv.Quote(fmt.Sprintf("%.100s", lines.Bytes())))
@@ -103,9 +104,6 @@ func readKallsyms(r io.Reader) (*kernelSymbols, error) {
 	}
 	if err := lines.Err(); err != nil {
 		return nil, err
-	}
-	if limited.N <= 0 {
-		return nil, errors.New("it has more than " + strconv.Itoa(maxKallsyms>>20) + " MiB")
 	}
 	k.symbols = sortSymbols(k.symbols)
 	k.names = slices.Clip(k.names)

@@ -77,19 +77,22 @@ func unescapeMapsPath(path string) string { return strings.ReplaceAll(path, `\01
 // lists in the order of their addresses.
 func readMappings(r io.Reader) ([]mapping, error) {
 	var all []mapping
-	lines := bufio.NewScanner(io.LimitReader(r, maxMaps))
+	limited := &io.LimitedReader{R: r, N: maxMaps}
+	lines := bufio.NewScanner(limited)
 	lines.Buffer(nil, 64<<10)
-	for lines.Scan() {
+	for len(all) < maxMappings && lines.Scan() {
 		line := lines.Bytes()
 		// Most mappings hold no code, and processes have up to 65,530.
 		if _, flags, ok := bytes.Cut(line, []byte(" ")); !ok || len(flags) < 4 || flags[2] != 'x' {
 			continue
 		}
 		m, executable, err := parseMapping(line)
-		if err != nil {
+		switch {
+		case err != nil && limited.N == 0:
+			return all, nil // the bound cut the line
+		case err != nil:
 			return nil, err
-		}
-		if executable && len(all) < maxMappings {
+		case executable:
 			all = append(all, m)
 		}
 	}

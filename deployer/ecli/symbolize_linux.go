@@ -131,12 +131,10 @@ type fileStamp struct {
 }
 
 func newSymbolizer(root string, r *reporter) *symbolizer {
-	s := &symbolizer{
+	return &symbolizer{
 		root: root, reporter: r,
 		processes: map[uint64]*process{}, files: map[fileID]*mappedFile{}, loads: map[fileID]*pending[*mappedFile]{},
 	}
-	s.loadKernel()
-	return s
 }
 
 func (s *symbolizer) close() {
@@ -158,6 +156,9 @@ func (s *symbolizer) loadKernel() {
 }
 
 func (s *symbolizer) kernel(address uint64) place {
+	if s.kernelList == nil && s.kernelLoading == nil {
+		s.loadKernel()
+	}
 	if s.kernelLoading != nil {
 		patience := loadPatience
 		if s.kernelList != nil {
