@@ -92,6 +92,21 @@ func decodeStackTrace(raw json.RawMessage) (*StackTrace, error) {
 	return s, nil
 }
 
+// StackSymbols reports whether the events of a map are stacks whose addresses
+// are given names.
+func (m *Meta) StackSymbols() (bool, error) {
+	symbols := false
+	for i := range m.Skeleton.Maps {
+		m := &m.Skeleton.Maps[i]
+		stacks, err := m.StackTrace()
+		if err != nil {
+			return false, fmt.Errorf("map %s: %w", m.Name, err)
+		}
+		symbols = symbols || stacks != nil && stacks.WithSymbols
+	}
+	return symbols, nil
+}
+
 // NeedsOf derives what the package of o and meta asks for: what [Object.NeedsOn]
 // says of its programs, and the rights to give names to the addresses of stacks
 // where its description wants that.
@@ -100,14 +115,9 @@ func (o *Object) NeedsOf(meta *Meta, oldestKernel string) (Needs, error) {
 	if err != nil {
 		return Needs{}, err
 	}
-	symbols := false
-	for i := range meta.Skeleton.Maps {
-		m := &meta.Skeleton.Maps[i]
-		stacks, err := m.StackTrace()
-		if err != nil {
-			return Needs{}, fmt.Errorf("map %s: %w", m.Name, err)
-		}
-		symbols = symbols || stacks != nil && stacks.WithSymbols
+	symbols, err := meta.StackSymbols()
+	if err != nil {
+		return Needs{}, err
 	}
 	if symbols {
 		needs.Rights = needs.Rights.with(o.stackRights())
