@@ -69,6 +69,10 @@ func TestPlanYAML(t *testing.T) {
 				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
 			}
 		}, []Node{testNode("node1")}},
+		// Stacks with symbols take rights, and memory for the symbols.
+		{"profile-all", func(t *testing.T) DeployOptions {
+			return DeployOptions{Name: "profile", Package: testPackage(t, "profile", "profile", "1.0.0"), Targets: &Targets{All: true}}
+		}, []Node{testNode("node1")}},
 		{"uprobe-old-kernel", func(t *testing.T) DeployOptions {
 			return DeployOptions{Name: "bashreadline", Package: testPackage(t, "run-uprobe", "bashreadline", "1.0.0"), Targets: &Targets{All: true}}
 		}, []Node{testNode("node1"), withKernel(testNode("node2"), "6.1.0-18-cloud-amd64")}},

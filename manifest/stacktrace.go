@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf/asm"
 )
@@ -105,6 +106,14 @@ func (m *Meta) StackSymbols() (bool, error) {
 		symbols = symbols || stacks != nil && stacks.WithSymbols
 	}
 	return symbols, nil
+}
+
+// stacks reports whether the events of a map are stacks.
+func (m *Meta) stacks() bool {
+	return slices.ContainsFunc(m.Skeleton.Maps, func(m MapMeta) bool {
+		stacks, err := m.StackTrace()
+		return err == nil && stacks != nil
+	})
 }
 
 // NeedsOf derives what the package of o and meta asks for: what [Object.NeedsOn]

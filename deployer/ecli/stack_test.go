@@ -265,6 +265,18 @@ func TestPlanStacksOfUpstream(t *testing.T) {
 	}
 }
 
+// TestPlanOfProfile: a profiler that our compiler made of testdata/profile.
+func TestPlanOfProfile(t *testing.T) {
+	pkg, spec := readPackage(t, "../profile/package")
+	p, err := newPlan(&pkg.Meta, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.exports) != 1 || p.exports[0].stacks == nil || !p.exports[0].stacks.withSymbols || p.exports[0].stacks.kernel.size != 127 {
+		t.Errorf("exports %+v", p.exports)
+	}
+}
+
 // TestStackPrinterAllocates nothing for events that have no symbols to look for.
 func TestStackPrinterAllocates(t *testing.T) {
 	f, err := planStacks(stackMap(`{"stack_trace":{"with_symbols":false}}`), stackLayout(t, stackStruct(4)))

@@ -331,7 +331,7 @@ func TestReadELFLikeDebugELF(t *testing.T) {
 		}
 	}
 	if !found {
-		t.Skip("no program here has symbols")
+		t.Error("no program here has symbols")
 	}
 }
 
