@@ -139,7 +139,7 @@ var (
 	// The kernel shows where its functions are to who has SYSLOG.
 	kernelStackRights = Rights{Capabilities: []string{"SYSLOG"}}
 	// The files that other processes have mapped are found in the node's /proc,
-	// with SYS_PTRACE, or by their paths on the node.
+	// with SYS_PTRACE, or, when these have ended, by their paths on the node.
 	userStackRights = Rights{Capabilities: []string{"SYS_PTRACE"}, HostPID: true, Mounts: []Mount{mountHostRoot}}
 )
 

@@ -5,10 +5,8 @@ package ecli
 import (
 	"bufio"
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 )
 
@@ -19,8 +17,9 @@ const maxKernelSymbols = 1 << 20
 // kernelSymbols are the functions of the kernel and its modules.
 type kernelSymbols struct {
 	symbols []tableSymbol
-	// names has the names, each behind the number of its module and its length.
-	names   []byte
+	// names has the names, each behind the number of its module and its length,
+	// of two bytes each.
+	names   string
 	modules []string
 	// hidden is true when the kernel shows no addresses.
 	hidden bool
@@ -66,6 +65,7 @@ func parseKallsym(line []byte) (s kallsym, ok bool) {
 // readKallsyms reads the kernel's list of symbols.
 func readKallsyms(r io.Reader) (*kernelSymbols, error) {
 	k := &kernelSymbols{modules: []string{""}, hidden: true}
+	var names []byte
 	numbers := map[string]uint16{"": 0}
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 64<<10), 64<<10)
@@ -95,10 +95,9 @@ func readKallsyms(r io.Reader) (*kernelSymbols, error) {
 				k.modules = append(k.modules, string(s.module))
 				numbers[string(s.module)] = number
 			}
-			symbol.name = uint32(len(k.names))
-			k.names = binary.NativeEndian.AppendUint16(k.names, number)
-			k.names = binary.NativeEndian.AppendUint16(k.names, uint16(len(s.name)))
-			k.names = append(k.names, s.name...)
+			symbol.name = uint32(len(names))
+			names = append(names, byte(number), byte(number>>8), byte(len(s.name)), byte(len(s.name)>>8))
+			names = append(names, s.name...)
 		}
 		k.symbols = append(k.symbols, symbol)
 	}
@@ -106,7 +105,7 @@ func readKallsyms(r io.Reader) (*kernelSymbols, error) {
 		return nil, err
 	}
 	k.symbols = sortSymbols(k.symbols)
-	k.names = slices.Clip(k.names)
+	k.names = string(names)
 	return k, nil
 }
 
@@ -116,6 +115,6 @@ func (k *kernelSymbols) find(address uint64) place {
 		return place{}
 	}
 	head := k.names[s.name:]
-	module, length := binary.NativeEndian.Uint16(head), binary.NativeEndian.Uint16(head[2:])
-	return place{symbol: string(head[4:][:length]), offset: address - s.start, module: k.modules[module]}
+	module, length := int(head[0])|int(head[1])<<8, int(head[2])|int(head[3])<<8
+	return place{symbol: head[4:][:length], offset: address - s.start, module: k.modules[module]}
 }

@@ -137,6 +137,8 @@ type stackPrinter struct {
 	text quoting
 	// symbols is nil where addresses stay numbers.
 	symbols resolver
+	// places are those of the event that is printed.
+	kernelPlaces, userPlaces []place
 }
 
 // event appends one event, and nothing for one without any stack.
@@ -153,8 +155,11 @@ func (p *stackPrinter) event(dst, event []byte) []byte {
 			inProcess = p.symbols.process(uint64(p.pid.integer(event)), comm)
 		}
 	}
+	// The process first: it may end any moment.
+	p.userPlaces = p.user.places(p.userPlaces[:0], event, user, inProcess)
+	p.kernelPlaces = p.kernel.places(p.kernelPlaces[:0], event, kernel, inKernel)
 	if p.json {
-		return p.appendJSON(dst, event, kernel, user, inKernel, inProcess)
+		return p.appendJSON(dst, event)
 	}
 	dst = append(dst, "COMM: "...)
 	dst = appendText(dst, comm, p.text)
@@ -163,26 +168,36 @@ func (p *stackPrinter) event(dst, event []byte) []byte {
 	dst = append(dst, ") @ CPU "...)
 	dst = appendOps(dst, []op{*p.cpu}, event, p.text)
 	dst = append(dst, '\n')
-	dst = p.appendStack(dst, "Kernel:\n", "No Kernel Stack\n", p.kernel, event, kernel, inKernel)
-	dst = p.appendStack(dst, "Userspace:\n", "No Userspace Stack\n", p.user, event, user, inProcess)
+	dst = p.appendStack(dst, "Kernel:\n", "No Kernel Stack\n", p.kernelPlaces)
+	dst = p.appendStack(dst, "Userspace:\n", "No Userspace Stack\n", p.userPlaces)
 	return append(dst, '\n')
 }
 
 func unknown(uint64) place { return place{} }
 
-func (p *stackPrinter) appendStack(dst []byte, head, none string, stack *op, event []byte, n int, find func(uint64) place) []byte {
-	if n == 0 {
+// places appends what is known of the first n addresses of the array o.
+func (o *op) places(dst []place, event []byte, n int, find func(uint64) place) []place {
+	for i := range n {
+		address := o.address(event, i)
+		at := find(address)
+		at.address = address
+		dst = append(dst, at)
+	}
+	return dst
+}
+
+func (p *stackPrinter) appendStack(dst []byte, head, none string, stack []place) []byte {
+	if len(stack) == 0 {
 		return append(dst, none...)
 	}
 	dst = append(dst, head...)
-	for i := range n {
-		address := stack.address(event, i)
+	for i, at := range stack {
 		dst = append(dst, "  "...)
 		dst = strconv.AppendInt(dst, int64(i), 10)
 		dst = append(dst, " [<"...)
-		dst = appendHex(dst, address, 16)
+		dst = appendHex(dst, at.address, 16)
 		dst = append(dst, ">]"...)
-		if at := find(address); at.symbol != "" {
+		if at.symbol != "" {
 			dst = append(dst, ' ')
 			dst = appendText(dst, []byte(at.symbol), p.text)
 			dst = append(dst, "+0x"...)
@@ -208,7 +223,7 @@ func appendHex(dst []byte, n uint64, digits int) []byte {
 	return append(dst, text...)
 }
 
-func (p *stackPrinter) appendJSON(dst, event []byte, kernel, user int, inKernel, inProcess func(uint64) place) []byte {
+func (p *stackPrinter) appendJSON(dst, event []byte) []byte {
 	for i, m := range p.members {
 		if i == 0 {
 			dst = append(dst, '{')
@@ -222,24 +237,22 @@ func (p *stackPrinter) appendJSON(dst, event []byte, kernel, user int, inKernel,
 			dst = appendOps(dst, m.column.ops, event, p.text.json())
 			dst = append(dst, m.column.end...)
 		case m.user:
-			dst = p.appendFrames(dst, p.user, event, user, inProcess)
+			dst = p.appendFrames(dst, p.userPlaces)
 		default:
-			dst = p.appendFrames(dst, p.kernel, event, kernel, inKernel)
+			dst = p.appendFrames(dst, p.kernelPlaces)
 		}
 	}
 	return append(dst, "}\n"...)
 }
 
-func (p *stackPrinter) appendFrames(dst []byte, stack *op, event []byte, n int, find func(uint64) place) []byte {
+func (p *stackPrinter) appendFrames(dst []byte, stack []place) []byte {
 	dst = append(dst, '[')
-	for i := range n {
+	for i, at := range stack {
 		if i > 0 {
 			dst = append(dst, ',')
 		}
-		address := stack.address(event, i)
-		at := find(address)
 		dst = append(dst, `{"address":"0x`...)
-		dst = appendHex(dst, address, 1)
+		dst = appendHex(dst, at.address, 1)
 		dst = append(dst, '"')
 		if at.buildID != "" {
 			dst = append(dst, `,"buildId":"`...)

@@ -51,6 +51,7 @@ func findSymbol(symbols []tableSymbol, address uint64) (tableSymbol, bool) {
 
 // A place is what is known of an address of a stack.
 type place struct {
+	address uint64 // set by the printer
 	// symbol is the function, empty if it is not known, and offset the bytes
 	// from where it begins.
 	symbol string

@@ -408,7 +408,8 @@ func openMapped(process, root string, m mapping) (*mappedFile, error) {
 
 // findMappedFile opens the file of a mapping by whichever of its paths leads to
 // it: the kernel's own link (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE), the root
-// that the process has (CAP_SYS_PTRACE), or the node's.
+// that the process has (CAP_SYS_PTRACE), or, when the process has ended, the
+// node's.
 func findMappedFile(process, root string, m mapping) (*os.File, error) {
 	candidates := []func() (*os.File, error){
 		func() (*os.File, error) {
@@ -416,9 +417,7 @@ func findMappedFile(process, root string, m mapping) (*os.File, error) {
 		},
 		func() (*os.File, error) { return openIn(process+"root", m.path, 0) },
 		func() (*os.File, error) { return openIn("", process+"exe", 0) },
-	}
-	if root != "" {
-		candidates = append(candidates, func() (*os.File, error) { return openIn(root, m.path, 0) })
+		func() (*os.File, error) { return openIn(root, m.path, 0) },
 	}
 	var errs []error
 	for _, open := range candidates {

@@ -170,7 +170,8 @@ func TestFindMappedFile(t *testing.T) {
 		{"by the root of the process", p.path(""), "", moved, true},
 		{"by the program", p.path(""), "", nowhere, true},
 		{"by the node's root", hidden, root, m, true},
-		{"by nothing", hidden, "", m, false},
+		{"by its path here", hidden, "", m, true},
+		{"by nothing", hidden, t.TempDir(), m, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f, err := findMappedFile(tt.process, tt.root, tt.m)
@@ -295,6 +296,10 @@ func TestSymbolizeKernel(t *testing.T) {
 	if k, err = readKallsyms(bytes.NewReader(kallsyms)); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the kernel's symbols are read", func() bool {
+		s.kernel(0)
+		return s.kernelList != nil
+	})
 	for _, symbol := range k.symbols[:100] {
 		if got, want := s.kernel(symbol.start), k.find(symbol.start); got != want {
 			t.Errorf("%#x: %+v, want %+v", symbol.start, got, want)
@@ -363,7 +368,7 @@ func TestStacks(t *testing.T) {
 	sampleYielder := &hook{attach: func(_ *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
 		attr := unix.PerfEventAttr{
 			Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_CPU_CLOCK, Size: unix.PERF_ATTR_SIZE_VER0,
-			Sample: 1000, Bits: unix.PerfBitFreq | unix.PerfBitDisabled,
+			Sample: 199, Bits: unix.PerfBitFreq | unix.PerfBitDisabled,
 		}
 		fd, err := unix.PerfEventOpen(&attr, int(pid), -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
 		if err != nil {
@@ -392,6 +397,11 @@ func TestStacks(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- in.run(ctx) }()
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("printed %.4000s\nsaid %s", out.String(), said.String())
+			}
+		})
 		// Both stacks have to be in one event.
 		eventually(t, "stacks of the kernel and of main", func() bool {
 			if !asJSON {
