@@ -288,12 +288,12 @@ func TestSymbolizeHanging(t *testing.T) {
 func TestSymbolizeKernel(t *testing.T) {
 	var said buffer
 	s := testSymbolizer(t, &said)
-	k := &kernelSymbols{}
 	kallsyms, err := os.ReadFile("/proc/kallsyms")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if k, err = readKallsyms(bytes.NewReader(kallsyms)); err != nil {
+	k, err := readKallsyms(bytes.NewReader(kallsyms))
+	if err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the kernel's symbols are read", func() bool {
