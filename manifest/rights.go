@@ -80,6 +80,20 @@ func (r Rights) Equal(s Rights) bool {
 	return slices.Equal(r.Capabilities, s.Capabilities) && r.HostNetwork == s.HostNetwork && r.HostPID == s.HostPID && slices.Equal(r.Mounts, s.Mounts)
 }
 
+// with returns what r and s allow together.
+func (r Rights) with(s Rights) Rights {
+	capabilities := slices.Concat(r.Capabilities, s.Capabilities)
+	slices.Sort(capabilities)
+	mounts := slices.Concat(r.Mounts, s.Mounts)
+	slices.SortFunc(mounts, func(a, b Mount) int { return strings.Compare(a.HostPath, b.HostPath) })
+	return Rights{
+		Capabilities: slices.Compact(capabilities),
+		HostNetwork:  r.HostNetwork || s.HostNetwork,
+		HostPID:      r.HostPID || s.HostPID,
+		Mounts:       slices.Compact(mounts),
+	}
+}
+
 // String returns r in one line, for plans and errors.
 func (r Rights) String() string {
 	words := []string{strings.Join(r.Capabilities, "+")}
