@@ -20,8 +20,11 @@ type hook struct {
 	check func(*plannedProgram) error
 	// prepare changes a program before it is loaded; nil leaves it.
 	prepare func(*plannedProgram, *Options) error
+	// explain says what the kernel's refusal to load a program means; nil has
+	// nothing to say.
+	explain func(*plannedProgram, error) error
 	// attach attaches a loaded program until the closer is closed, and says to
-	// what, such as "eth0".
+	// what, such as "eth0". It is nil of hooks that check refuses.
 	attach func(*plannedProgram, *ebpf.Program, *Options) (link io.Closer, target string, err error)
 }
 

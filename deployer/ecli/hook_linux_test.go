@@ -32,6 +32,7 @@ type hookTest struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	to      string // the AttachTo of the object
+	flags   uint32
 	returns int32
 	extra   string // what the package says of the program, as JSON
 	options Options
@@ -49,7 +50,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	t.Helper()
 	meta, spec := probe(h.section, h.typ)
 	ps := spec.Programs["probe"]
-	ps.AttachType, ps.AttachTo = h.attach, h.to
+	ps.AttachType, ps.AttachTo, ps.Flags = h.attach, h.to, h.flags
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {

@@ -105,7 +105,7 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			}
 		}
 	}
-	if in.coll, err = load(spec); err != nil {
+	if in.coll, err = load(p, spec); err != nil {
 		return nil, err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
@@ -209,7 +209,7 @@ func (in *instance) close() error {
 // own.
 const btfFileEnv = "BTF_FILE_PATH"
 
-func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+func load(p *plan, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	var opts ebpf.CollectionOptions
 	if path := os.Getenv(btfFileEnv); path != "" {
 		types, err := btf.LoadSpec(path)
@@ -226,6 +226,13 @@ func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
+		for i := range p.programs {
+			// A collection names the program that it could not load.
+			prog := &p.programs[i]
+			if prog.hook.explain != nil && strings.HasPrefix(err.Error(), "program "+prog.name+":") {
+				err = prog.hook.explain(prog, err)
+			}
+		}
 		return nil, explain(fmt.Errorf("load the programs: %w", err))
 	}
 	return coll, nil
