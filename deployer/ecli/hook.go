@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 )
 
 // A hook is a place in the kernel that programs are attached to. Each is in a
@@ -20,6 +21,9 @@ type hook struct {
 	check func(*plannedProgram) error
 	// prepare changes a program before it is loaded; nil leaves it.
 	prepare func(*plannedProgram, *Options) error
+	// load loads a program that cilium/ebpf cannot; nil leaves it to that. The
+	// kernel's types are nil where they are those of the running one.
+	load func(p *plannedProgram, maps map[string]*ebpf.Map, kernel *btf.Spec) (*ebpf.Program, error)
 	// explain says what the kernel's refusal to load a program means; nil has
 	// nothing to say.
 	explain func(*plannedProgram, error) error

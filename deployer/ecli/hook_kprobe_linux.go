@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/features"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
@@ -23,6 +24,14 @@ func init() {
 		check: func(p *plannedProgram) error {
 			_, err := parseKprobe(p)
 			return err
+		},
+		prepare: func(p *plannedProgram, _ *Options) error {
+			k, err := parseKprobe(p)
+			if err != nil {
+				return err
+			}
+			k.prepare(p)
+			return nil
 		},
 		attach: attachKprobe,
 	})
@@ -80,18 +89,55 @@ func attachKprobe(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer,
 	if err != nil {
 		return nil, "", err
 	}
-	return k.attach(prog)
+	return k.attach(p, prog)
 }
 
-func (k kprobe) attach(prog *ebpf.Program) (io.Closer, string, error) {
+// prepare chooses the kind of link, which a program must be loaded for. That is
+// a perf event, as with libbpf, but where this process may open none, and the
+// kernel has kprobe.multi (Linux 5.18), which needs none.
+func (k kprobe) prepare(p *plannedProgram) {
+	if k.offset == 0 && !mayOpenPerfEvents() && features.HaveBPFLinkKprobeMulti() == nil {
+		p.spec.AttachType = ebpf.AttachTraceKprobeMulti
+	}
+}
+
+// perfParanoidFile says who may open perf events.
+const perfParanoidFile = "/proc/sys/kernel/perf_event_paranoid"
+
+// mayOpenPerfEvents reports whether CAP_PERFMON is enough to open perf events, or
+// this process has more. Debian's and Ubuntu's kernels have levels above 2, at
+// which it is not.
+func mayOpenPerfEvents() bool {
+	data, err := os.ReadFile(perfParanoidFile)
+	if err != nil {
+		return true // the kernel will tell
+	}
+	level, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	return err != nil || level <= 2 || hasCapability(unix.CAP_SYS_ADMIN)
+}
+
+// hasCapability reports whether this thread has a capability in effect.
+func hasCapability(n int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&header, &data[0]) == nil && data[n/32].Effective&(1<<(n%32)) != 0
+}
+
+func (k kprobe) attach(p *plannedProgram, prog *ebpf.Program) (io.Closer, string, error) {
 	if !hasKprobes() {
 		return nil, "", errNoKprobes
 	}
 	var l link.Link
 	var err error
-	if k.ret {
+	multi := p.spec.AttachType == ebpf.AttachTraceKprobeMulti
+	switch {
+	case multi && k.ret:
+		l, err = link.KretprobeMulti(prog, link.KprobeMultiOptions{Symbols: []string{k.function}})
+	case multi:
+		l, err = link.KprobeMulti(prog, link.KprobeMultiOptions{Symbols: []string{k.function}})
+	case k.ret:
 		l, err = link.Kretprobe(k.function, prog, nil)
-	} else {
+	default:
 		l, err = link.Kprobe(k.function, prog, &link.KprobeOptions{Offset: k.offset})
 	}
 	if err != nil {
@@ -117,8 +163,11 @@ func hasKprobes() bool {
 // explain says of the kernel's answer what is wrong with the target.
 func (k kprobe) explain(err error) error {
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
-		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", k, err),
-			"A kprobe needs CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8).")
+		advice := "A kprobe needs CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8)."
+		if !mayOpenPerfEvents() {
+			advice = "This kernel lets only CAP_SYS_ADMIN open perf events, and kprobes are such: sysctl kernel.perf_event_paranoid=2 makes CAP_PERFMON enough. Where the kernel has kprobe.multi, a kprobe without an offset is not one."
+		}
+		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", k, err), advice)
 	}
 	found, lookErr := findFunctions(k.function)
 	switch {

@@ -91,13 +91,17 @@ func lacksKprobeMulti(session bool) error {
 // lacks is the error of a feature that Linux has since a version, if it is built
 // with an option.
 func lacks(feature, since, option string) error {
-	release := kernelRelease()
-	have, err := manifest.KernelVersion(release)
-	need, needErr := manifest.KernelVersion(since)
-	if err == nil && needErr == nil && !have.LessThan(need) {
-		return unsupported("this kernel has no %s: it (%s) is built without %s", feature, release, option)
+	if olderThan(since) {
+		return unsupported("this kernel has no %s: Linux has it since %s, and this is %s", feature, since, kernelRelease())
 	}
-	return unsupported("this kernel has no %s: Linux has it since %s, and this is %s", feature, since, release)
+	return unsupported("this kernel has no %s: it (%s) is built without %s", feature, kernelRelease(), option)
+}
+
+// olderThan reports whether this kernel is older than a version.
+func olderThan(version string) bool {
+	have, err := manifest.KernelVersion(kernelRelease())
+	need, needErr := manifest.KernelVersion(version)
+	return err == nil && needErr == nil && have.LessThan(need)
 }
 
 // traced are functions to attach to, by address where the kernel tells them,

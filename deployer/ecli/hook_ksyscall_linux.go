@@ -25,28 +25,42 @@ func init() {
 			}
 			return nil
 		},
-		attach: attachKsyscall,
+		prepare: func(p *plannedProgram, _ *Options) error {
+			k, err := systemCall(p)
+			if err != nil {
+				return err
+			}
+			k.prepare(p)
+			return nil
+		},
+		attach: func(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
+			k, err := systemCall(p)
+			if err != nil {
+				return nil, "", err
+			}
+			return k.attach(p, prog)
+		},
 	})
 }
 
-// attachKsyscall attaches to the function of a system call, whose name depends
-// on the architecture.
-func attachKsyscall(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
+// systemCall finds the function of a system call, whose name depends on the
+// architecture.
+func systemCall(p *plannedProgram) (kprobe, error) {
+	k := kprobe{function: "__se_sys_" + p.target, ret: hasSectionPrefix(p.spec, "kret")}
+	if !hasKprobes() {
+		return k, errNoKprobes
+	}
 	wrapper, err := syscallWrapper()
 	if err != nil {
-		return nil, "", err
+		return k, err
 	}
-	k := kprobe{function: "__se_sys_" + p.target, ret: hasSectionPrefix(p.spec, "kret")}
 	if wrapper != "" {
 		k.function = wrapper + "sys_" + p.target
 	}
-	if !hasKprobes() {
-		return nil, "", errNoKprobes
-	}
 	if found, err := findFunctions(k.function); err == nil && len(found) == 0 {
-		return nil, "", manifest.WithKind(manifest.KindPrecondition,
+		return k, manifest.WithKind(manifest.KindPrecondition,
 			fmt.Errorf("this kernel has no system call %s (function %s)", p.target, k.function),
-			fmt.Sprintf("It is named as in its manual page, without sys_; %s has those that there are, as %s.", kallsymsFile, strings.TrimSuffix(k.function, p.target)+"NAME"))
+			fmt.Sprintf("It is named as in its manual page; %s has those that there are, as %s.", kallsymsFile, strings.TrimSuffix(k.function, p.target)+"NAME"))
 	}
-	return k.attach(prog)
+	return k, nil
 }

@@ -224,7 +224,7 @@ func load(p *plan, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	// raised everywhere, and need not be on newer ones.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
-	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	coll, err := loadCollection(p, spec, opts)
 	if err != nil {
 		for i := range p.programs {
 			// A collection names the program that it could not load.
@@ -234,6 +234,30 @@ func load(p *plan, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 			}
 		}
 		return nil, explain(fmt.Errorf("load the programs: %w", err))
+	}
+	return coll, nil
+}
+
+func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	for i := range p.programs {
+		if prog := &p.programs[i]; prog.hook.load != nil {
+			delete(spec.Programs, prog.name)
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
+	if err != nil {
+		return nil, err
+	}
+	for i := range p.programs {
+		prog := &p.programs[i]
+		if prog.hook.load == nil {
+			continue
+		}
+		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
+			delete(coll.Programs, prog.name)
+			coll.Close()
+			return nil, fmt.Errorf("program %s: %w", prog.name, err)
+		}
 	}
 	return coll, nil
 }
