@@ -44,6 +44,15 @@ func init() {
 	})
 }
 
+// byteOrder is that of this machine, which cilium/ebpf does not know by the name
+// of binary.NativeEndian.
+var byteOrder = func() binary.ByteOrder {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
+		return binary.LittleEndian
+	}
+	return binary.BigEndian
+}()
+
 // loadLSMCgroup loads a program as cilium/ebpf does. That finds the function to
 // attach to for the other kinds of LSM programs only, which differ in nothing else.
 func loadLSMCgroup(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map, kernel *btf.Spec) (*ebpf.Program, error) {
@@ -85,7 +94,7 @@ func loadLSMCgroup(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map, kernel *bt
 		attr.btfFD = uint32(handle.FD())
 	}
 	var code bytes.Buffer
-	if err := spec.Instructions.Marshal(&code, binary.NativeEndian); err != nil {
+	if err := spec.Instructions.Marshal(&code, byteOrder); err != nil {
 		return nil, err
 	}
 	return attr.load(code.Bytes(), funcs, lines, spec.License)
@@ -114,7 +123,7 @@ func relocate(code asm.Instructions, maps map[string]*ebpf.Map, kernel *btf.Spec
 	if len(relos) == 0 {
 		return nil
 	}
-	fixups, err := btf.CORERelocate(relos, []*btf.Spec{kernel}, binary.NativeEndian, types.Add)
+	fixups, err := btf.CORERelocate(relos, []*btf.Spec{kernel}, byteOrder, types.Add)
 	if err != nil {
 		return fmt.Errorf("apply CO-RE relocations: %w", err)
 	}
