@@ -248,7 +248,7 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 			return HookKprobeMulti, nil
 		case "ksyscall", "kretsyscall":
 			return HookKsyscall, nil
-		case "uprobe", "uretprobe":
+		case "uprobe", "uretprobe", "uprobe.multi", "uretprobe.multi", "uprobe.session", "usdt":
 			return HookUprobe, nil
 		}
 	}

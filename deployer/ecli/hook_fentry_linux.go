@@ -78,9 +78,9 @@ func tracingAdvice(log []string) string {
 	all := strings.Join(log, "\n")
 	switch {
 	case strings.Contains(all, "is not modifiable"):
-		return "fmod_ret takes functions that the kernel has declared for that: system calls and those of /sys/kernel/debug/error_injection/list (CONFIG_FUNCTION_ERROR_INJECTION), and security_* hooks."
+		return "fmod_ret takes functions whose result the kernel lets programs change: security_* hooks and, with CONFIG_FUNCTION_ERROR_INJECTION, those of /sys/kernel/debug/error_injection/list."
 	case strings.Contains(all, "is not sleepable"):
-		return "The function may be called where nothing may sleep: take the section without .s."
+		return "The kernel does not say that this function may sleep, which it does of few without CONFIG_FUNCTION_ERROR_INJECTION: take the section without .s."
 	case strings.Contains(all, "doesn't have a return type") || strings.Contains(all, "void return"):
 		return "The function returns nothing that could be seen or changed: take fentry."
 	}

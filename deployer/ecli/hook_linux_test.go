@@ -33,7 +33,6 @@ type hookTest struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	to      string // the AttachTo of the object
-	flags   uint32
 	returns int32
 	extra   string // what the package says of the program, as JSON
 	options Options
@@ -42,6 +41,12 @@ type hookTest struct {
 	enter func()
 	// trigger makes the event happen.
 	trigger func() error
+	// sleeps is true of a program that may be put to sleep.
+	sleeps bool
+	// pid is the process whose events alone count.
+	pid int
+	// printed is how many events the last run of fires printed.
+	printed int
 	// noLink is true of hooks that hold the program by something else.
 	noLink bool
 }
@@ -51,7 +56,10 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	t.Helper()
 	meta, spec := probe(h.section, h.typ)
 	ps := spec.Programs["probe"]
-	ps.AttachType, ps.AttachTo, ps.Flags = h.attach, h.to, h.flags
+	ps.AttachType, ps.AttachTo = h.attach, h.to
+	if h.sleeps {
+		ps.Flags |= unix.BPF_F_SLEEPABLE
+	}
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {
@@ -62,6 +70,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	planned.pid = h.pid
 	l, err := newLayout(&btf.Struct{Name: "record", Size: 8, Members: []btf.Member{{Name: "n", Type: testLong}}}, []manifest.Member{{Name: "n"}})
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +132,7 @@ func (h *hookTest) fires(t *testing.T) string {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	h.printed = strings.Count(out.String(), "\n")
 	if left := kernelIDs(t); len(left) != 0 {
 		t.Errorf("this process still holds %v", left)
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -69,18 +70,22 @@ func wantRefusal(t *testing.T, err error, cause, advice string) {
 	}
 }
 
-// needKprobes skips on a kernel without kprobes, once it has refused h.
-func needKprobes(t *testing.T, h hookTest) {
+// need skips on a kernel that cannot attach h.
+func need(t *testing.T, h hookTest) {
 	t.Helper()
-	if !hasKprobes() {
-		wantRefusal(t, h.refused(t), "this kernel has no kprobes", "CONFIG_KPROBES")
-		t.Skip("the kernel has no kprobes")
+	in, err := h.start(t, io.Discard, func() error { return nil })
+	if err == nil {
+		err = in.close()
+	}
+	if err != nil {
+		skipLacking(t, h.section, err)
+		t.Fatal(err)
 	}
 }
 
 func TestKprobe(t *testing.T) {
 	h := hookTest{section: "kprobe/do_mkdirat", typ: ebpf.Kprobe, trigger: mkdir}
-	needKprobes(t, h)
+	need(t, h)
 	confinable := !perfNeedsAdmin(t) || features.HaveBPFLinkKprobeMulti() == nil
 	if !confinable {
 		h.confine(t)
@@ -129,13 +134,13 @@ func perfNeedsAdmin(t *testing.T) bool {
 
 // TestKprobeOffset finds the instructions of a function by trying.
 func TestKprobeOffset(t *testing.T) {
-	h := hookTest{section: "kprobe/do_mkdirat+1", typ: ebpf.Kprobe, trigger: mkdir}
-	needKprobes(t, h)
+	need(t, hookTest{section: "kprobe/do_mkdirat", typ: ebpf.Kprobe})
+	h := hookTest{typ: ebpf.Kprobe, trigger: mkdir}
 	taken := 0
 	for offset := 1; offset < 16; offset++ {
 		target := fmt.Sprintf("do_mkdirat+%#x", offset)
 		h.section = "kprobe/" + target
-		in, err := h.start(t, &buffer{}, h.trigger)
+		in, err := h.start(t, io.Discard, h.trigger)
 		if err != nil {
 			wantRefusal(t, err, target+": the kernel takes no probe at that offset", "instruction")
 			continue
@@ -155,8 +160,8 @@ func TestKprobeOffset(t *testing.T) {
 
 func TestBlacklistedKprobe(t *testing.T) {
 	const blacklisted = "asm_exc_int3"
+	need(t, hookTest{section: "kprobe/do_mkdirat", typ: ebpf.Kprobe})
 	h := hookTest{section: "kprobe/" + blacklisted, typ: ebpf.Kprobe}
-	needKprobes(t, h)
 	wantRefusal(t, h.refused(t), blacklisted+": the kernel lets nobody probe that function", "/sys/kernel/debug/kprobes/blacklist")
 }
 
@@ -204,11 +209,7 @@ func TestKprobeSections(t *testing.T) {
 
 func TestKprobeMulti(t *testing.T) {
 	h := hookTest{section: "kprobe.multi/do_mkdirat", typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeMulti, trigger: mkdir}
-	if err := features.HaveBPFLinkKprobeMulti(); err != nil {
-		needKprobes(t, hookTest{section: "kprobe/do_mkdirat", typ: ebpf.Kprobe})
-		wantRefusal(t, h.refused(t), "this kernel has no kprobe.multi: ", "")
-		t.Skip("the kernel has no kprobe.multi")
-	}
+	need(t, h)
 	for section, want := range map[string]string{
 		"kprobe.multi/do_mkdirat":    "do_mkdirat",
 		"kretprobe.multi/do_mkdirat": "do_mkdirat",
@@ -236,9 +237,7 @@ func TestKprobeMulti(t *testing.T) {
 
 // TestKprobeMultiByName attaches as on kernels that hide the addresses.
 func TestKprobeMultiByName(t *testing.T) {
-	if features.HaveBPFLinkKprobeMulti() != nil {
-		t.Skip("the kernel has no kprobe.multi")
-	}
+	need(t, hookTest{section: "kprobe.multi/do_mkdirat", typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeMulti})
 	f, err := os.Open(tracefs() + "/available_filter_functions")
 	if err != nil {
 		t.Fatal(err)
@@ -252,41 +251,14 @@ func TestKprobeMultiByName(t *testing.T) {
 
 func TestKprobeSession(t *testing.T) {
 	h := hookTest{section: "kprobe.session/do_mkdirat", typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeSession, trigger: mkdir}
-	if features.HaveBPFLinkKprobeMulti() == nil && features.HaveBPFLinkKprobeSession() != nil {
-		wantRefusal(t, h.refused(t), "this kernel has no kprobe.session: Linux has it since 6.10", "")
-		t.Skip("the kernel has no kprobe.session")
-	}
-	if features.HaveBPFLinkKprobeSession() != nil {
-		wantRefusal(t, h.refused(t), "this kernel has no ", "")
-		t.Skip("the kernel has no kprobe.session")
-	}
 	h.confine(t)
 	if target := h.fires(t); target != "do_mkdirat" {
 		t.Errorf("attached to %s", target)
 	}
 }
 
-// needTrampoline skips on a kernel that cannot call programs from functions,
-// once it has refused h.
-func needTrampoline(t *testing.T, h hookTest) {
-	t.Helper()
-	h.trigger = func() error { return nil }
-	in, err := h.start(t, &buffer{}, h.trigger)
-	if err == nil {
-		if err := in.close(); err != nil {
-			t.Error(err)
-		}
-		return
-	}
-	// Some kernels have it and give it to nobody.
-	if !errors.Is(err, unix.EPERM) {
-		wantRefusal(t, err, h.to, "need Linux 5.5")
-	}
-	t.Skip("the kernel has no fentry")
-}
-
 func TestFentry(t *testing.T) {
-	needTrampoline(t, hookTest{section: "fentry/do_mkdirat", typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, to: "do_mkdirat"})
+	need(t, hookTest{section: "fentry/do_mkdirat", typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, to: "do_mkdirat"})
 	for _, tt := range []struct {
 		section, target string
 		attach          ebpf.AttachType
@@ -312,16 +284,12 @@ func TestFentry(t *testing.T) {
 	}{
 		{"fentry", "do_mkdirta", ebpf.AttachTraceFEntry, "this kernel has no function do_mkdirta", "There is do_mkdirat."},
 		{"fexit", "no_such_thing", ebpf.AttachTraceFExit, "this kernel has no function no_such_thing", "The compiler may have inlined it"},
-		{"fmod_ret", "do_mkdirat", ebpf.AttachModifyReturn, "do_mkdirat", "fmod_ret takes functions that the kernel has declared for that"},
+		{"fmod_ret", "do_mkdirat", ebpf.AttachModifyReturn, "do_mkdirat", "fmod_ret takes functions whose result the kernel lets programs change"},
 		{"fentry.s", "do_mkdirat", ebpf.AttachTraceFEntry, "do_mkdirat", "take the section without .s"},
 		{"fentry", "asm_exc_int3", ebpf.AttachTraceFEntry, "asm_exc_int3", ""},
 	} {
-		h := hookTest{section: tt.section + "/" + tt.target, typ: ebpf.Tracing, attach: tt.attach}
-		if strings.HasSuffix(tt.section, ".s") {
-			h.flags = unix.BPF_F_SLEEPABLE
-		}
+		h := hookTest{section: tt.section + "/" + tt.target, typ: ebpf.Tracing, attach: tt.attach, sleeps: strings.HasSuffix(tt.section, ".s")}
 		err := h.refused(t)
-		t.Logf("%s/%s: %v (%s)", tt.section, tt.target, err, manifest.AdviceOf(err))
 		wantRefusal(t, err, tt.cause, tt.advice)
 	}
 }
@@ -330,7 +298,7 @@ func TestFentry(t *testing.T) {
 // calls when a tracing program is tested.
 func TestSleepableFentry(t *testing.T) {
 	const target = "bpf_fentry_test1"
-	needTrampoline(t, hookTest{section: "fentry/" + target, typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, to: target})
+	need(t, hookTest{section: "fentry/" + target, typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, to: target})
 	run := func() error {
 		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry, AttachTo: "bpf_fentry_test2",
 			License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
@@ -342,12 +310,7 @@ func TestSleepableFentry(t *testing.T) {
 		return err
 	}
 	for section, attach := range map[string]ebpf.AttachType{"fentry.s": ebpf.AttachTraceFEntry, "fexit.s": ebpf.AttachTraceFExit, "fmod_ret.s": ebpf.AttachModifyReturn} {
-		h := hookTest{section: section + "/" + target, typ: ebpf.Tracing, attach: attach, flags: unix.BPF_F_SLEEPABLE, trigger: run}
-		if lacking := lacks("sleepable function for tests", "6.2", "CONFIG_NET"); !strings.Contains(lacking.Error(), "built without") {
-			err := h.refused(t)
-			t.Log(err)
-			t.Skip("no function of the kernel may sleep in a program")
-		}
+		h := hookTest{section: section + "/" + target, typ: ebpf.Tracing, attach: attach, sleeps: true, trigger: run}
 		h.confine(t)
 		if got := h.fires(t); got != target {
 			t.Errorf("%s: attached to %s", section, got)
@@ -355,31 +318,9 @@ func TestSleepableFentry(t *testing.T) {
 	}
 }
 
-// needLSM skips on a kernel that does not call LSM programs, once it has refused h.
-func needLSM(t *testing.T, h hookTest) {
-	t.Helper()
-	if active, err := bpfLSMActive(); err != nil {
-		t.Fatal(err)
-	} else if !active {
-		wantRefusal(t, h.refused(t), "the security module bpf is not active", "boot parameter lsm=")
-		t.Skip("the kernel calls no LSM programs")
-	}
-	// Some kernels have them and give them to nobody.
-	in, err := h.start(t, &buffer{}, func() error { return nil })
-	if errors.Is(err, unix.EPERM) {
-		t.Skip("the kernel refuses LSM programs")
-	}
-	if err == nil {
-		err = in.close()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestLSMCgroup(t *testing.T) {
 	h := hookTest{section: "lsm_cgroup/socket_create", typ: ebpf.LSM, attach: ebpf.AttachLSMCgroup, returns: 1}
-	needLSM(t, h)
+	need(t, h)
 	h.trigger = func() error {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 		if err != nil {
@@ -400,8 +341,7 @@ func TestLSMCgroup(t *testing.T) {
 }
 
 func TestLSM(t *testing.T) {
-	h := hookTest{section: "lsm/path_mkdir", typ: ebpf.LSM, attach: ebpf.AttachLSMMac}
-	needLSM(t, h)
+	need(t, hookTest{section: "lsm/path_mkdir", typ: ebpf.LSM, attach: ebpf.AttachLSMMac})
 	open := func() error {
 		f, err := os.Open("/proc/self/comm")
 		if err != nil {
@@ -411,9 +351,7 @@ func TestLSM(t *testing.T) {
 	}
 	for _, section := range []string{"lsm", "lsm.s"} {
 		h := hookTest{section: section + "/file_open", typ: ebpf.LSM, attach: ebpf.AttachLSMMac, trigger: open}
-		if section == "lsm.s" {
-			h.flags = unix.BPF_F_SLEEPABLE
-		}
+		h.sleeps = section == "lsm.s"
 		h.confine(t)
 		if target := h.fires(t); target != "file_open" {
 			t.Errorf("%s: attached to %s", section, target)
@@ -421,13 +359,13 @@ func TestLSM(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		target        string
-		flags         uint32
+		sleeps        bool
 		cause, advice string
 	}{
-		{"no_such_hook", 0, "this kernel has no LSM hook no_such_hook", "each with bpf_lsm_ in front"},
-		{"task_free", unix.BPF_F_SLEEPABLE, "task_free", "take the section without .s"},
+		{"no_such_hook", false, "this kernel has no LSM hook no_such_hook", "each with bpf_lsm_ in front"},
+		{"task_free", true, "task_free", "take the section without .s"},
 	} {
-		h := hookTest{section: "lsm/" + tt.target, typ: ebpf.LSM, attach: ebpf.AttachLSMMac, flags: tt.flags}
+		h := hookTest{section: "lsm/" + tt.target, typ: ebpf.LSM, attach: ebpf.AttachLSMMac, sleeps: tt.sleeps}
 		wantRefusal(t, h.refused(t), tt.cause, tt.advice)
 	}
 }

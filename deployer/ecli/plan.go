@@ -50,6 +50,10 @@ type plannedProgram struct {
 	target string
 	spec   *ebpf.ProgramSpec
 	meta   *manifest.ProgMeta
+	// pid is the process whose user-space probes fire; 0 is every process.
+	pid int
+	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
+	usdt *usdtSpecs
 	// order is set by the hook where it matters which of a package's programs
 	// is attached first.
 	order int
