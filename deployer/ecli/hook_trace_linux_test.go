@@ -37,6 +37,13 @@ func (h *hookTest) confine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.enter = onlyRights(t, spec)
+}
+
+// onlyRights returns what leaves a thread the capabilities that the table of
+// rights gives to the hooks of an object.
+func onlyRights(t *testing.T, spec *ebpf.CollectionSpec) func() {
+	t.Helper()
 	needs, err := (&manifest.Object{Spec: spec}).Needs()
 	if err != nil {
 		t.Fatal(err)
@@ -45,11 +52,11 @@ func (h *hookTest) confine(t *testing.T) {
 	for _, name := range needs.Rights.Capabilities {
 		n, ok := map[string]int{"BPF": unix.CAP_BPF, "PERFMON": unix.CAP_PERFMON}[name]
 		if !ok {
-			t.Fatalf("%s needs CAP_%s", h.section, name)
+			t.Fatalf("the object needs CAP_%s", name)
 		}
 		keep |= 1 << n
 	}
-	h.enter = func() {
+	return func() {
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 		data := [2]unix.CapUserData{
 			{Effective: uint32(keep), Permitted: uint32(keep)},
@@ -311,10 +318,12 @@ func TestSleepableFentry(t *testing.T) {
 	}
 	for section, attach := range map[string]ebpf.AttachType{"fentry.s": ebpf.AttachTraceFEntry, "fexit.s": ebpf.AttachTraceFExit, "fmod_ret.s": ebpf.AttachModifyReturn} {
 		h := hookTest{section: section + "/" + target, typ: ebpf.Tracing, attach: attach, sleeps: true, trigger: run}
-		h.confine(t)
-		if got := h.fires(t); got != target {
-			t.Errorf("%s: attached to %s", section, got)
-		}
+		t.Run(section, func(t *testing.T) {
+			h.confine(t)
+			if got := h.fires(t); got != target {
+				t.Errorf("attached to %s", got)
+			}
+		})
 	}
 }
 
@@ -367,6 +376,59 @@ func TestLSM(t *testing.T) {
 	} {
 		h := hookTest{section: "lsm/" + tt.target, typ: ebpf.LSM, attach: ebpf.AttachLSMMac, sleeps: tt.sleeps}
 		wantRefusal(t, h.refused(t), tt.cause, tt.advice)
+	}
+}
+
+// TestRunTracing runs what clang made of the macros of bpf_tracing.h, with the
+// rights of a Pod and without tracefs.
+func TestRunTracing(t *testing.T) {
+	needRoot(t)
+	dir := t.TempDir()
+	for name, tt := range map[string]struct {
+		act  func() error
+		want []string // events without this process's number
+	}{
+		"kprobe":   {mkdir, []string{`"ret":-100,"what":"/proc/ebpm/test"`, `"ret":-2,"what":"kretprobe"`}},
+		"ksyscall": {mkdir, []string{`"ret":448,"what":"/proc/ebpm/test"`, `"ret":-2,"what":"kretsyscall"`}},
+		"fentry":   {mkdir, []string{`"ret":448,"what":"/proc/ebpm/test"`, `"ret":-2,"what":"fexit"`}},
+		"lsm": {func() error {
+			if err := unix.Mkdir(dir+"/ebpm-denied", 0o700); !errors.Is(err, unix.EPERM) {
+				return fmt.Errorf("mkdir: %w", err)
+			}
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+			if err != nil {
+				return err
+			}
+			return unix.Close(fd)
+		}, []string{`"ret":0,"what":"ebpm-denied"`, `"ret":1,"what":"lsm_cgroup"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pkg, spec := readPackage(t, "../tracing/"+name)
+			drop := onlyRights(t, spec)
+			if spec.Programs["enter"] != nil && spec.Programs["enter"].Type == ebpf.Kprobe && perfNeedsAdmin(t) && features.HaveBPFLinkKprobeMulti() != nil {
+				drop = func() {}
+			}
+			s := &session{t: t, beforehand: func() {
+				if err := errors.Join(
+					unix.Unshare(unix.CLONE_NEWNS),
+					unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""),
+					unix.Mount("none", "/sys/kernel/tracing", "tmpfs", unix.MS_RDONLY, ""),
+				); err != nil {
+					t.Error(err)
+				}
+				drop()
+			}}
+			s.begin(Options{Package: pkg, JSON: true})
+			if err := tt.act(); err != nil {
+				t.Error(err)
+			}
+			out := s.end()
+			for _, want := range tt.want {
+				if line := fmt.Sprintf("{\"pid\":%d,%s}\n", os.Getpid(), want); strings.Count(out, line) != 1 {
+					t.Errorf("printed %s, want %s", out, line)
+				}
+			}
+		})
 	}
 }
 
