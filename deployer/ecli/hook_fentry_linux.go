@@ -61,9 +61,9 @@ func explainFentry(p *plannedProgram, err error) error {
 	case errors.Is(err, errnoNotSupported) || errors.Is(err, ebpf.ErrNotSupported) && kernelHasBTF():
 		if found, lookErr := findFunctions(p.target); lookErr == nil && len(found) == 0 {
 			return errNoFunction(p.target)
-		} else if lookErr == nil && found[0].module != "" {
+		} else if lookErr == nil && found[0] != "" {
 			return manifest.WithKind(manifest.KindPrecondition, err, fmt.Sprintf(
-				"%s is a function of the module %s, whose types the kernel shows to CAP_SYS_ADMIN only.", p.target, found[0].module))
+				"%s is a function of the module %s, whose types the kernel shows to CAP_SYS_ADMIN only.", p.target, found[0]))
 		}
 		return manifest.WithKind(manifest.KindPrecondition, err, trampolineAdvice())
 	case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL):

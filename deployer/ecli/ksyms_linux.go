@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
@@ -20,13 +19,6 @@ import (
 // kallsymsFile lists the kernel's symbols. Anyone may read the names; the
 // addresses are 0 for those without CAP_SYSLOG.
 const kallsymsFile = "/proc/kallsyms"
-
-// A kernelFunction is a line of kallsyms.
-type kernelFunction struct {
-	address uint64
-	name    string
-	module  string // empty is the kernel itself
-}
 
 // kernelFunctions calls each with every function of r, which is in the format
 // of kallsyms: ADDRESS TYPE NAME, and [MODULE] for those of a module. The
@@ -45,28 +37,24 @@ func kernelFunctions(r io.Reader, each func(address, name, module []byte)) error
 	return lines.Err()
 }
 
-// findFunctions returns the kernel's functions with a name, of which there may
-// be several: those that are local to a file need not be unique.
-func findFunctions(name string) ([]kernelFunction, error) {
+// findFunctions returns for each function with a name the module that it is of,
+// "" for the kernel itself. There may be several: those that are local to a file
+// need not have a name of their own.
+func findFunctions(name string) (modules []string, err error) {
 	f, err := os.Open(kallsymsFile)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	var found []kernelFunction
-	err = kernelFunctions(f, func(address, n, module []byte) {
-		if string(n) != name {
-			return
-		}
-		at, err := strconv.ParseUint(string(address), 16, 64)
-		if err == nil {
-			found = append(found, kernelFunction{at, name, string(module)})
+	err = kernelFunctions(f, func(_, n, module []byte) {
+		if string(n) == name {
+			modules = append(modules, string(module))
 		}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", kallsymsFile, err)
 	}
-	return found, nil
+	return modules, nil
 }
 
 // nearFunctions returns up to three names of functions that are much like name.
