@@ -90,7 +90,7 @@ func loadLSMCgroup(spec *ebpf.ProgramSpec, maps map[string]*ebpf.Map, kernel *bt
 		if err != nil {
 			return nil, fmt.Errorf("load the program's types: %w", err)
 		}
-		defer handle.Close()
+		defer func() { _ = handle.Close() }()
 		attr.btfFD = uint32(handle.FD())
 	}
 	var code bytes.Buffer
