@@ -4,6 +4,7 @@ package ecli
 
 import (
 	"bufio"
+	"cmp"
 	"debug/elf"
 	"errors"
 	"fmt"
@@ -42,8 +43,8 @@ func attachUSDT(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, s
 	defer file.Close()
 	places, err := usdtPlaces(p, file, provider, name)
 	if err != nil {
-		return nil, "", manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", path, err),
-			"readelf -n lists the USDT probes of a program and their arguments.")
+		advice := cmp.Or(manifest.AdviceOf(err), "readelf -n lists the USDT probes of a program and their arguments.")
+		return nil, "", manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", path, err), advice)
 	}
 	target := path + ":" + provider + ":" + name
 	l, err := places.attach(p, prog)

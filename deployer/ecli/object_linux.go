@@ -45,7 +45,7 @@ func loadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 	marked, err := readELF(object, func(f *elf.File) ([]byte, error) {
 		symbols, err := f.Symbols()
 		if err != nil {
-			return object, nil // for the library to judge
+			return nil, fmt.Errorf("read symbols: %w", err)
 		}
 		for _, s := range symbols {
 			if v := elf.ST_VISIBILITY(s.Other); elf.ST_TYPE(s.Info) == elf.STT_FUNC && (v == elf.STV_HIDDEN || v == elf.STV_INTERNAL) {
@@ -194,6 +194,9 @@ const bpfReadOnlyProg = 1 << 7
 // forgetExtern takes a variable out of the section .kconfig, so that its value
 // is not looked for when another one of the section is used.
 func forgetExtern(types *btf.Spec, name string) error {
+	if types == nil {
+		return fmt.Errorf("section %s: the object has no BTF", kconfigSection)
+	}
 	var section *btf.Datasec
 	if err := types.TypeByName(kconfigSection, &section); err != nil {
 		return fmt.Errorf("section %s: %w", kconfigSection, err)

@@ -71,7 +71,7 @@ var multiKnowsProcesses = sync.OnceValue(func() bool {
 	if err != nil {
 		return false
 	}
-	defer prog.Close()
+	defer func() { _ = prog.Close() }()
 	exe, err := link.OpenExecutable("/proc/self/exe")
 	if err != nil {
 		return false

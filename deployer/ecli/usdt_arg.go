@@ -106,7 +106,7 @@ func parseUSDTArg(machine elf.Machine, word string) (usdtArg, error) {
 		if strings.HasSuffix(digits, "f") {
 			return arg, errors.New("floating point numbers are in registers that eBPF programs do not see")
 		}
-		return arg, fmt.Errorf("the size %q is none of 1, 2, 4 and 8", size)
+		return arg, fmt.Errorf("the size %q is none of 1, 2, 4 and 8", shorten(size))
 	}
 	switch machine {
 	case elf.EM_X86_64:
@@ -179,16 +179,17 @@ func parseX86Offset(s string) (value int64, variable string, err error) {
 	if value, err = parseUSDTNumber(s); err == nil {
 		return value, "", nil
 	}
-	// An offset below zero is behind the name: name-16.
-	first, second := s, ""
-	if i := strings.LastIndexAny(s, "+-"); i > 0 {
-		first, second = s[:i], strings.TrimPrefix(s[i:], "+")
-		if n, err := parseUSDTNumber(first); err == nil && s[i] == '+' {
-			return n, second, checkVariable(second)
-		}
-		if value, err = parseUSDTNumber(second); err != nil {
-			return 0, "", err
-		}
+	i := strings.LastIndexAny(s, "+-")
+	if i <= 0 {
+		return 0, s, checkVariable(s)
+	}
+	// Below zero the number is behind the name: name-16.
+	first, second := s[:i], strings.TrimPrefix(s[i:], "+")
+	if n, err := parseUSDTNumber(first); err == nil && s[i] == '+' {
+		return n, second, checkVariable(second)
+	}
+	if value, err = parseUSDTNumber(second); err != nil {
+		return 0, "", err
 	}
 	return value, first, checkVariable(first)
 }
