@@ -116,6 +116,8 @@ func mayOpenPerfEvents() bool {
 	return err != nil || level <= 2 || hasCapability(unix.CAP_SYS_ADMIN)
 }
 
+const perfAdvice = "This kernel lets only CAP_SYS_ADMIN open perf events, by which tracepoints, perf events and kprobes are attached: sysctl kernel.perf_event_paranoid=2 makes CAP_PERFMON enough. kprobe.multi, raw tracepoints and fentry need none."
+
 // hasCapability reports whether this thread has a capability in effect.
 func hasCapability(n int) bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
@@ -165,7 +167,7 @@ func (k kprobe) explain(err error) error {
 	if errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) {
 		advice := "A kprobe needs CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8)."
 		if !mayOpenPerfEvents() {
-			advice = "This kernel lets only CAP_SYS_ADMIN open perf events, and kprobes are such: sysctl kernel.perf_event_paranoid=2 makes CAP_PERFMON enough. Where the kernel has kprobe.multi, a kprobe without an offset is not one."
+			advice = perfAdvice
 		}
 		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", k, err), advice)
 	}

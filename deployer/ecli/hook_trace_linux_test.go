@@ -106,7 +106,7 @@ func TestKprobe(t *testing.T) {
 		}
 		want := "do_mkdirat"
 		if strings.Contains(section, "syscall") {
-			want = "__x64_sys_mkdirat"
+			want = syscallPrefixes[runtime.GOARCH] + "sys_mkdirat"
 		}
 		if target := h.fires(t); target != want {
 			t.Errorf("%s: attached to %s", section, target)
@@ -116,7 +116,7 @@ func TestKprobe(t *testing.T) {
 		{"kprobe/do_mkdirta", "this kernel has no function do_mkdirta", "There is do_mkdirat."},
 		{"kretprobe/do_mkdirta", "this kernel has no function do_mkdirta", "There is do_mkdirat."},
 		{"kprobe/nothing_of_that_name", "this kernel has no function nothing_of_that_name", "The compiler may have inlined it"},
-		{"ksyscall/mkdiratt", "this kernel has no system call mkdiratt (function __x64_sys_mkdiratt)", "as __x64_sys_NAME"},
+		{"ksyscall/mkdiratt", "this kernel has no system call mkdiratt (function ", "sys_NAME"},
 	} {
 		h.section = tt.section
 		wantRefusal(t, h.refused(t), tt.cause, tt.advice)
@@ -143,26 +143,29 @@ func perfNeedsAdmin(t *testing.T) bool {
 func TestKprobeOffset(t *testing.T) {
 	need(t, hookTest{section: "kprobe/do_mkdirat", typ: ebpf.Kprobe})
 	h := hookTest{typ: ebpf.Kprobe, trigger: mkdir}
-	taken := 0
+	// The kernel says of an offset inside an instruction that it is none.
+	refused := 0
 	for offset := 1; offset < 16; offset++ {
 		target := fmt.Sprintf("do_mkdirat+%#x", offset)
 		h.section = "kprobe/" + target
 		in, err := h.start(t, io.Discard, h.trigger)
 		if err != nil {
 			wantRefusal(t, err, target+": the kernel takes no probe at that offset", "instruction")
+			refused++
 			continue
 		}
 		if err := in.close(); err != nil {
 			t.Error(err)
 		}
-		taken++
 		if got := h.fires(t); got != target {
 			t.Errorf("attached to %s, not %s", got, target)
 		}
+		if refused == 0 {
+			t.Error("no offset was refused")
+		}
+		return
 	}
-	if taken == 0 || taken > 8 {
-		t.Errorf("%d offsets of 15 were taken", taken)
-	}
+	t.Error("no offset was taken")
 }
 
 func TestBlacklistedKprobe(t *testing.T) {

@@ -302,6 +302,8 @@ func explain(err error) error {
 			"The verifier allows that only with CAP_PERFMON: run as root or with that capability, or write the program without it (constant offsets from a pointer, no pointers in events and maps).")
 	case errors.As(err, &verifier) && !errors.Is(err, unix.EPERM):
 		return err
+	case errors.Is(err, unix.EACCES) && !mayOpenPerfEvents():
+		return manifest.WithKind(manifest.KindPrecondition, err, perfAdvice)
 	case errors.Is(err, fs.ErrPermission):
 		return manifest.WithKind(manifest.KindPrecondition, err,
 			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (CAP_BPF and CAP_PERFMON for tracing, CAP_BPF and CAP_NET_ADMIN for networking).")
