@@ -120,7 +120,9 @@ func (p *plan) onInterface() bool {
 func hookNames() []string {
 	var names []string
 	for _, h := range hooks {
-		names = append(names, h.sections...)
+		if h.attach != nil {
+			names = append(names, h.sections...)
+		}
 	}
 	slices.Sort(names)
 	return names

@@ -76,7 +76,7 @@ func TestPlan(t *testing.T) {
 // program or map and of the hook.
 func TestPlanRefuses(t *testing.T) {
 	for pkg, want := range map[string]string{
-		"sections/kprobe":    `program the_program: section "kprobe": this runner does not attach that hook; it attaches `,
+		"sections/kprobe":    `program the_program: section "kprobe": it names no function; write SEC("kprobe/FUNCTION")`,
 		"sections/uprobe":    `program the_program: section "uprobe": it names no function`,
 		"sections/badtp":     `program the_program: section "tracepoint/noslash": it names no tracepoint`,
 		"no-export/noheader": `map events: the package does not say which struct its events are`,
