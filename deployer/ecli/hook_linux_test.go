@@ -34,6 +34,7 @@ type hookTest struct {
 	attach  ebpf.AttachType
 	to      string // the AttachTo of the object
 	returns int32
+	flags   uint32 // those that the object's section stands for
 	extra   string // what the package says of the program, as JSON
 	options Options
 	// enter brings the thread that attaches and triggers into namespaces of
@@ -56,7 +57,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	t.Helper()
 	meta, spec := probe(h.section, h.typ)
 	ps := spec.Programs["probe"]
-	ps.AttachType, ps.AttachTo = h.attach, h.to
+	ps.AttachType, ps.AttachTo, ps.Flags = h.attach, h.to, h.flags
 	if h.sleeps {
 		ps.Flags |= unix.BPF_F_SLEEPABLE
 	}
@@ -421,6 +422,24 @@ func TestSKLookup(t *testing.T) {
 // TestIter reads the link itself, which makes the program run for each process.
 func TestIter(t *testing.T) {
 	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }}
+	iterates(t, &h)
+	sleepable := h
+	sleepable.section, sleepable.flags = "iter.s/task", unix.BPF_F_SLEEPABLE
+	iterates(t, &sleepable)
+	for section, want := range map[string]string{"iter": "it does not say over what", "iter/bpf_map_elem": "over the elements of a map"} {
+		h.section = section
+		if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", section, err)
+		}
+	}
+	h.section, h.to = "iter/nothing", "nothing"
+	if err := h.refused(t); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), "nothing") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func iterates(t *testing.T, h *hookTest) {
+	t.Helper()
 	var out buffer
 	in, err := h.start(t, &out, h.trigger)
 	if err != nil {
@@ -453,14 +472,4 @@ func TestIter(t *testing.T) {
 		}
 	}
 	works(t, h.section)
-	for section, want := range map[string]string{"iter": "it does not say over what", "iter/bpf_map_elem": "over the elements of a map"} {
-		h.section = section
-		if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v", section, err)
-		}
-	}
-	h.section, h.to = "iter/nothing", "nothing"
-	if err := h.refused(t); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), "nothing") {
-		t.Errorf("got %v", err)
-	}
 }
