@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -32,14 +33,21 @@ type hookTest struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	to      string // the AttachTo of the object
-	returns int32
-	extra   string // what the package says of the program, as JSON
-	options Options
+	flags   uint32 // of the program
+	// function is its type, for hooks that compare it.
+	function *btf.Func
+	returns  int32
+	extra    string // what the package says of the program, as JSON
+	options  Options
 	// enter brings the thread that attaches and triggers into namespaces of
 	// its own.
 	enter func()
 	// trigger makes the event happen.
 	trigger func() error
+	// maps are maps of the object beside its ring buffer, and use is what makes
+	// the event happen by way of them.
+	maps map[string]*ebpf.MapSpec
+	use  func(map[string]*ebpf.Map) error
 	// noLink is true of hooks that hold the program by something else.
 	noLink bool
 }
@@ -49,13 +57,17 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	t.Helper()
 	meta, spec := probe(h.section, h.typ)
 	ps := spec.Programs["probe"]
-	ps.AttachType, ps.AttachTo = h.attach, h.to
+	ps.AttachType, ps.AttachTo, ps.Flags = h.attach, h.to, h.flags
+	if h.function != nil {
+		ps.Instructions[0] = btf.WithFuncMetadata(ps.Instructions[0], h.function)
+	}
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {
 			t.Fatal(err)
 		}
 	}
+	maps.Copy(spec.Maps, h.maps)
 	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {
 		return nil, nil, err
@@ -86,7 +98,12 @@ func (h *hookTest) start(t *testing.T, out io.Writer, then func() error) (*insta
 		}
 		var err error
 		if in, err = start(p, spec, &o); err == nil {
-			if err = then(); err != nil {
+			if h.use != nil {
+				err = h.use(in.coll.Maps)
+			} else {
+				err = then()
+			}
+			if err != nil {
 				err = fmt.Errorf("trigger: %w", err)
 			}
 		}
