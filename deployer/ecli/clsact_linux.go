@@ -494,7 +494,7 @@ func attachClsact(iface *net.Interface, x tcExtras, program string, prog *ebpf.P
 		})
 	}
 	f.name = name.String()
-	if err := f.add(x, prog); err != nil {
+	if err := f.add(x, prog, o); err != nil {
 		if made {
 			err = errors.Join(err, f.removeQdisc())
 		}
@@ -531,18 +531,20 @@ func (f *clsactFilter) makeQdisc(x tcExtras) (made bool, err error) {
 }
 
 // add adds the filter; where another is in its place, the error names that one.
-func (f *clsactFilter) add(x tcExtras, prog *ebpf.Program) error {
-	parent := uint32(netlink.HANDLE_MIN_INGRESS)
-	if x.attach == ebpf.AttachTCXEgress {
-		parent = netlink.HANDLE_MIN_EGRESS
-	}
-	err := f.FilterAdd(&netlink.BpfFilter{
+// The place of a live runner's filter is not an error, since an upgrade runs
+// beside what it replaces, as TCX allows it: the kernel chooses another handle.
+func (f *clsactFilter) add(x tcExtras, prog *ebpf.Program, o *Options) error {
+	filter := &netlink.BpfFilter{
 		FilterAttrs: netlink.FilterAttrs{
-			LinkIndex: f.ifindex, Parent: parent, Handle: x.handle,
+			LinkIndex: f.ifindex, Parent: netlink.HANDLE_MIN_INGRESS, Handle: x.handle,
 			Priority: uint16(x.priority), Protocol: unix.ETH_P_ALL,
 		},
 		Fd: prog.FD(), Name: f.name, DirectAction: true,
-	})
+	}
+	if x.attach == ebpf.AttachTCXEgress {
+		filter.Parent = netlink.HANDLE_MIN_EGRESS
+	}
+	err := f.FilterAdd(filter)
 	switch {
 	case err == nil:
 		return nil
@@ -550,23 +552,29 @@ func (f *clsactFilter) add(x tcExtras, prog *ebpf.Program) error {
 		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("add a tc filter of the kind bpf: %w", err),
 			"This kernel has neither TCX links (Linux 6.6) nor the filter cls_bpf (CONFIG_NET_CLS_BPF).")
 	}
-	list, listErr := f.filters(parent)
+	list, listErr := f.filters(filter.Parent)
 	if listErr != nil {
 		return errors.Join(fmt.Errorf("add a tc filter: %w", err), listErr)
 	}
-	for _, other := range list {
-		if int(other.Priority) != x.priority {
-			continue
-		}
-		// EEXIST is another filter of that handle; EINVAL is one of another kind
-		// or protocol, which has the priority for itself.
-		if errors.Is(err, unix.EEXIST) && other.Handle == x.handle || errors.Is(err, unix.EINVAL) {
-			return manifest.WithKind(manifest.KindConflict,
-				fmt.Errorf("another tc filter is in its place, %s: %w", &other, err),
-				"Remove that one (tc filter del), or compile the program with another handle or priority in its tcopts.")
-		}
+	// EEXIST is another filter of that handle; EINVAL is one of another kind or
+	// protocol, which has the priority for itself.
+	i := slices.IndexFunc(list, func(other tcFilter) bool {
+		return int(other.Priority) == x.priority && (errors.Is(err, unix.EEXIST) && other.Handle == x.handle || errors.Is(err, unix.EINVAL))
+	})
+	if i < 0 {
+		return fmt.Errorf("add a tc filter: %w", err)
 	}
-	return fmt.Errorf("add a tc filter: %w", err)
+	if _, ours := list[i].owner(); ours && errors.Is(err, unix.EEXIST) {
+		fmt.Fprintf(o.Stderr, "warning: tc filter handle %#x of priority %d is that of another runner, the kernel chooses another handle\n", x.handle, x.priority)
+		filter.Handle = 0
+		if err := f.FilterAdd(filter); err != nil {
+			return fmt.Errorf("add a tc filter: %w", err)
+		}
+		return nil
+	}
+	return manifest.WithKind(manifest.KindConflict,
+		fmt.Errorf("another tc filter is in its place, %s: %w", &list[i], err),
+		"Remove that one (tc filter del), or compile the program with another handle or priority in its tcopts.")
 }
 
 // Close takes the filter away, and clsact if it is ours and nothing else is on it.

@@ -301,6 +301,34 @@ func TestClsactConflicts(t *testing.T) {
 	})
 }
 
+// TestClsactBesideItself: an upgrade has the same handle as what it replaces.
+func TestClsactBesideItself(t *testing.T) {
+	needRoot(t)
+	withoutTCX(t)
+	inNetns(t, func() {
+		var stderr buffer
+		const extra = `{"tcopts":{"handle":7,"priority":2}}`
+		before, err1 := attachProbe(t, extra, io.Discard)
+		after, err2 := attachProbe(t, extra, &stderr)
+		if err1 != nil || err2 != nil {
+			t.Error(err1, err2)
+			return
+		}
+		if want := "warning: tc filter handle 0x7 of priority 2 is that of another runner, the kernel chooses another handle\n"; stderr.String() != want {
+			t.Errorf("said %q", stderr.String())
+		}
+		if err := before.close(); err != nil {
+			t.Error(err)
+		}
+		if state := tcState(t); !slices.Equal(state, []string{"clsact", "0xfffffff2 2 1 bpf probe"}) {
+			t.Errorf("the kernel has %q", state)
+		}
+		if err := after.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // clsactOwnerEnv is set in the process that is killed.
 const clsactOwnerEnv = "EBPM_TEST_CLSACT_OWNER"
 

@@ -44,6 +44,8 @@ type hookTest struct {
 	enter func()
 	// trigger makes the event happen.
 	trigger func() error
+	// programs are programs of the object beside the probe, which are loaded.
+	programs map[string]*ebpf.ProgramSpec
 	// maps are maps of the object beside its ring buffer, and use is what makes
 	// the event happen by way of them.
 	maps map[string]*ebpf.MapSpec
@@ -67,6 +69,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 			t.Fatal(err)
 		}
 	}
+	maps.Copy(spec.Programs, h.programs)
 	maps.Copy(spec.Maps, h.maps)
 	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {

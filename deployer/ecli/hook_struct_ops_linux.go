@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -26,8 +27,30 @@ func init() {
 			_, err := structOpsMapOf(p)
 			return err
 		},
+		prepare: func(p *plannedProgram, _ *Options) error {
+			if haveStructOpsLink() {
+				return nil
+			}
+			return manifest.WithKind(manifest.KindPrecondition, errors.New("this kernel does not register a struct_ops by a link"),
+				"Linux does since 6.4. Before, it stays registered when its runner is killed.")
+		},
 		attach: attachStructOps,
 	})
+}
+
+// haveStructOpsLink asks for a map of a struct that is none: a kernel that knows
+// the flag BPF_F_LINK of Linux 6.4 refuses the struct, an older one the flag.
+func haveStructOpsLink() bool {
+	attr := struct {
+		mapType, keySize, valueSize, maxEntries, flags, innerMap, numaNode uint32
+		name                                                               [unix.BPF_OBJ_NAME_LEN]byte
+		ifindex, btf, btfKey, btfValue, btfVmlinuxValue                    uint32
+	}{mapType: unix.BPF_MAP_TYPE_STRUCT_OPS, keySize: 4, valueSize: 64, maxEntries: 1, flags: unix.BPF_F_LINK, btfVmlinuxValue: 1}
+	fd, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	if errno == 0 {
+		_ = unix.Close(int(fd))
+	}
+	return errno != unix.EINVAL
 }
 
 // structOpsMapOf returns the name of the map whose struct holds the program.
@@ -82,8 +105,6 @@ func attachStructOps(p *plannedProgram, _ *ebpf.Program, _ *Options) (io.Closer,
 	case errors.Is(err, os.ErrExist):
 		return nil, "", manifest.WithKind(manifest.KindConflict,
 			fmt.Errorf("struct %s: another of that name is registered: %w", name, err), "End whatever registered it, or give this one another name.")
-	case errors.Is(err, unix.EINVAL):
-		return nil, "", fmt.Errorf("struct %s: the kernel does not accept it; a member that must be set may be missing: %w", name, err)
 	case err != nil:
 		return nil, "", fmt.Errorf("struct %s: %w", name, err)
 	}

@@ -98,6 +98,9 @@ func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedPro
 	// The section of the object decides; the description's is not looked at.
 	section := strings.TrimPrefix(ps.SectionName, "?")
 	h, target := findHook(section)
+	if why := manifest.WhyNotAttached(section); h == nil && why != "" {
+		return plannedProgram{}, unsupported("section %q: %s", section, why)
+	}
 	if h == nil {
 		return plannedProgram{}, unsupported("section %q: this runner does not attach that hook; it attaches %s", section, strings.Join(hookNames(), ", "))
 	}

@@ -3,7 +3,6 @@
 package ecli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +51,7 @@ func Run(ctx context.Context, o Options) error {
 		_, err := io.WriteString(o.Stdout, TextFor(o.Stdout, line.versionText()))
 		return err
 	}
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(o.Package.Object))
+	spec, err := manifest.ReadSpec(o.Package.Object)
 	if err != nil {
 		return fmt.Errorf("read the object as ELF: %w", err)
 	}
