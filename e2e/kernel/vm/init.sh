@@ -5,7 +5,7 @@
 
 /bin/busybox mkdir -p /proc /sys /dev /tmp /root /run /var/lib
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin:/sbin HOME=/root TMPDIR=/tmp
+export PATH=/usr/bin:/bin:/sbin HOME=/root TMPDIR=/tmp
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
