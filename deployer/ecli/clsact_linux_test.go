@@ -32,6 +32,16 @@ func withoutTCX(t *testing.T) {
 	t.Cleanup(func() { attachTCX = with })
 }
 
+// haveTCX reports whether the running kernel has TCX, by its version.
+func haveTCX(t *testing.T) bool {
+	t.Helper()
+	var major, minor int
+	if _, err := fmt.Sscanf(kernelRelease(), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	return major > 6 || major == 6 && minor >= 6
+}
+
 // inNetns runs f on a thread in a network namespace of its own.
 func inNetns(t *testing.T, f func()) {
 	t.Helper()

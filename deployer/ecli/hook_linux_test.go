@@ -34,10 +34,10 @@ type hookTest struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	to      string // the AttachTo of the object
-	flags   uint32 // of the program
 	// function is its type, for hooks that compare it.
 	function *btf.Func
 	returns  int32
+	flags    uint32 // those that the object\'s section stands for
 	extra    string // what the package says of the program, as JSON
 	options  Options
 	// enter brings the thread that attaches and triggers into namespaces of
@@ -303,7 +303,7 @@ func TestTC(t *testing.T) {
 	} {
 		t.Run(tt.section+tt.extra+tt.iface, func(t *testing.T) {
 			// TC_ACT_UNSPEC lets the next program see the packet.
-			h := hookTest{section: tt.section, typ: ebpf.SchedCLS, attach: tt.attach, returns: -1, extra: tt.extra,
+			h := hookTest{section: tt.section, typ: ebpf.SchedCLS, attach: tt.attach, returns: -1, extra: tt.extra, noLink: !haveTCX(t),
 				options: Options{Interface: tt.iface}, enter: func() { newNetns(t) }, trigger: ping}
 			if strings.HasPrefix(tt.want, "lo ") {
 				if target := h.fires(t); target != tt.want {

@@ -206,7 +206,6 @@ func TestTwoFlowDissectors(t *testing.T) {
 }
 
 func TestNetfilter(t *testing.T) {
-	// The object names a context that the verifier knows by the kernel's types.
 	for _, tt := range []struct{ extra, want string }{
 		{"", "NFPROTO_IPV4 NF_INET_LOCAL_IN priority 0"},
 		{`{"netfilter":{"hooknum":"NF_INET_LOCAL_OUT","priority":-128}}`, "NFPROTO_IPV4 NF_INET_LOCAL_OUT priority -128"},
@@ -219,15 +218,53 @@ func TestNetfilter(t *testing.T) {
 			t.Errorf("attached to %s, want %s", target, tt.want)
 		}
 	}
+	h := hookTest{section: "netfilter", typ: ebpf.Netfilter, attach: ebpf.AttachNetfilter, returns: 1,
+		extra: `{"netfilter":{"priority":-2147483648}}`, enter: func() { newNetns(t) }}
+	if err := h.refused(t); !strings.Contains(err.Error(), "NFPROTO_IPV4 NF_INET_LOCAL_IN priority -2147483648: ") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestTwoNetfilters: a priority has one program.
+func TestTwoNetfilters(t *testing.T) {
+	needRoot(t)
+	inNetns(t, func() {
+		h := hookTest{section: "netfilter", typ: ebpf.Netfilter, attach: ebpf.AttachNetfilter, returns: 1}
+		attach := func() (*instance, error) {
+			p, spec, err := h.plan(t)
+			if err != nil {
+				return nil, err
+			}
+			return start(p, spec, &Options{Stdout: &buffer{}, Stderr: &buffer{}})
+		}
+		first, err := attach()
+		if err != nil {
+			if lacking(err, kernelRelease(), os.Getenv(vmEnv) != "") == "" {
+				t.Error(err)
+			}
+			return
+		}
+		if second, err := attach(); err == nil {
+			_ = second.close()
+			t.Error("both were attached")
+		} else if manifest.KindOf(err) != manifest.KindConflict || !strings.Contains(err.Error(), "another program has that priority") {
+			t.Errorf("got %v", err)
+		}
+		if err := first.close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNetfilterOptions(t *testing.T) {
 	for extra, want := range map[string]string{
-		`{"netfilter":{"hooknum":"INPUT"}}`:      `netfilter: hooknum "INPUT" is none of `,
-		`{"netfilter":{"pf":"NFPROTO_ARP"}}`:     `netfilter: pf "NFPROTO_ARP" is neither`,
-		`{"netfilter":{"priority":"first"}}`:     `netfilter {"priority":"first"}: `,
-		`{"netfilter":{"priority":3000000000}}`:  `netfilter {"priority":3000000000}: `,
-		`{"netfilter":{"priority":-2147483648}}`: "priority -2147483648: ",
+		`{"netfilter":{"hooknum":"INPUT"}}`:     `netfilter: hooknum "INPUT" is none of `,
+		`{"netfilter":{"pf":"NFPROTO_ARP"}}`:    `netfilter: pf "NFPROTO_ARP" is neither`,
+		`{"netfilter":{"priority":"first"}}`:    `netfilter {"priority":"first"}: `,
+		`{"netfilter":{"priority":3000000000}}`: `netfilter {"priority":3000000000}: `,
 	} {
-		h := hookTest{section: "netfilter", typ: ebpf.Netfilter, attach: ebpf.AttachNetfilter, returns: 1, extra: extra, enter: func() { newNetns(t) }}
-		if err := h.refused(t); !strings.Contains(err.Error(), want) {
+		h := hookTest{section: "netfilter", typ: ebpf.Netfilter, attach: ebpf.AttachNetfilter, extra: extra}
+		if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
@@ -237,7 +274,14 @@ func TestNetkit(t *testing.T) {
 	h := hookTest{section: "netkit/primary", typ: ebpf.SchedCLS, attach: ebpf.AttachNetkitPrimary, returns: -1, options: Options{Interface: "nk0"}}
 	h.enter = func() {
 		newNetns(t)
-		if err := netlink.LinkAdd(&netlink.Netkit{LinkAttrs: netlink.LinkAttrs{Name: "nk0"}, Mode: netlink.NETKIT_MODE_L3}); err != nil {
+		pair := &netlink.Netkit{LinkAttrs: netlink.LinkAttrs{Name: "nk0"}, Mode: netlink.NETKIT_MODE_L3}
+		pair.SetPeerAttrs(&netlink.LinkAttrs{Name: "nk1"})
+		err := netlink.LinkAdd(pair)
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			// The runner says itself that the kernel has no netkit.
+			err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "nk0"}, PeerName: "nk1"})
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	}
@@ -285,16 +329,20 @@ func TestXDPFrags(t *testing.T) {
 	}
 }
 
-// replaceable loads an XDP program that consists of one function.
-func replaceable(t *testing.T, name, function string) *ebpf.Program {
-	t.Helper()
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.XDP, License: "GPL",
+// newReplaceable loads an XDP program that consists of one function.
+func newReplaceable(name, function string) (*ebpf.Program, error) {
+	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.XDP, License: "GPL",
 		Instructions: asm.Instructions{btf.WithFuncMetadata(asm.Mov.Imm(asm.R0, 2), xdpFunction(function)), asm.Return()}})
+}
+
+// replaceable loads one for the time of the test.
+func replaceable(t *testing.T, name, function string) {
+	t.Helper()
+	prog, err := newReplaceable(name, function)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = prog.Close() })
-	return prog
 }
 
 // xdpFunction is the type of int name(struct xdp_md *).
@@ -337,22 +385,29 @@ func TestFreplaceTarget(t *testing.T) {
 }
 
 func TestFreplace(t *testing.T) {
-	needRoot(t)
-	old := replaceable(t, "ebpm_replaced", "handle")
-	info, err := old.Info()
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, _ := info.ID()
-	h := hookTest{section: "freplace/handle", typ: ebpf.Extension, to: "handle", function: xdpFunction("probe"), returns: 1, trigger: func() error {
-		_, err := old.Run(&ebpf.RunOptions{Data: make([]byte, 64)})
-		return err
-	}}
-	for _, extra := range []string{`{"target":"ebpm_replaced"}`, fmt.Sprintf(`{"target":%d}`, id)} {
-		h.extra = extra
-		if target, want := h.fires(t), fmt.Sprintf("handle of ebpm_replaced (id %d)", id); target != want {
-			t.Errorf("attached to %s, want %s", target, want)
-		}
+	var id ebpf.ProgramID
+	h := hookTest{section: "freplace/handle", typ: ebpf.Extension, to: "handle", function: xdpFunction("probe"), returns: 2,
+		extra: `{"target":"ebpm_replaced"}`, trigger: ping, enter: func() {
+			newNetns(t)
+			// Its interface alone holds the program.
+			prog, err := newReplaceable("ebpm_replaced", "handle")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer prog.Close()
+			if err := netlink.LinkSetXdpFd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Index: loopback}}, prog.FD()); err != nil {
+				t.Error(err)
+			}
+			info, err := prog.Info()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			id, _ = info.ID()
+		}}
+	if target, want := h.fires(t), fmt.Sprintf("handle of ebpm_replaced (id %d)", id); target != want {
+		t.Errorf("attached to %s, want %s", target, want)
 	}
 }
 
@@ -374,9 +429,19 @@ func TestFreplaceRefused(t *testing.T) {
 	replaceable(t, long+"_too", long+"_too")
 	prog, err := findLoadedProgram(long)
 	if err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
-	_ = prog.Close()
+	defer prog.Close()
+	info, err := prog.Info()
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, _ := info.ID()
+	if same, err := findLoadedProgram(fmt.Sprint(id)); err != nil {
+		t.Error(err)
+	} else {
+		_ = same.Close()
+	}
 	if _, err := findLoadedProgram("4294967295"); err == nil || !strings.Contains(err.Error(), "open the program with the id 4294967295") {
 		t.Errorf("got %v", err)
 	}
