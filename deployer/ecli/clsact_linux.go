@@ -101,7 +101,7 @@ func (s *abstractSocket) take(name string) error {
 	return unix.Bind(s.fd, &unix.SockaddrUnix{Name: "@" + name})
 }
 
-func (s *abstractSocket) Close() error { return unix.Close(s.fd) }
+func (s *abstractSocket) Close() { _ = unix.Close(s.fd) }
 
 func ownerSocket(token string) string { return "ebpm/tc/owner/" + token }
 
@@ -594,7 +594,7 @@ func (f *clsactFilter) release() {
 	f.netlinkSockets.Close()
 	for _, s := range []*abstractSocket{f.held, f.lock} {
 		if s != nil {
-			_ = s.Close()
+			s.Close()
 		}
 	}
 }

@@ -351,7 +351,7 @@ func TestClsactSweep(t *testing.T) {
 		if _, err := attachProbe(t, extra, io.Discard); err != nil {
 			t.Fatal(err)
 		}
-		fmt.Println("attached")
+		_, _ = io.WriteString(os.Stdout, "attached\n")
 		_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed, or the test is gone
 		return
 	}
