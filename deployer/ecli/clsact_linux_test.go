@@ -90,6 +90,12 @@ func tcState(t *testing.T) []string {
 // stranger adds a filter of another program, and clsact where it is missing.
 func stranger(t *testing.T, parent uint32, handle uint32, priority uint16) {
 	t.Helper()
+	strangerOf(t, parent, handle, priority, unix.ETH_P_ALL)
+}
+
+// strangerOf is stranger for the packets of one protocol.
+func strangerOf(t *testing.T, parent uint32, handle uint32, priority, protocol uint16) {
+	t.Helper()
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
 	if err != nil {
 		t.Error(err)
@@ -100,7 +106,7 @@ func stranger(t *testing.T, parent uint32, handle uint32, priority uint16) {
 		t.Error(err)
 	}
 	if err := netlink.FilterAdd(&netlink.BpfFilter{
-		FilterAttrs: netlink.FilterAttrs{LinkIndex: loopback, Parent: parent, Handle: handle, Priority: priority, Protocol: unix.ETH_P_ALL},
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: loopback, Parent: parent, Handle: handle, Priority: priority, Protocol: protocol},
 		Fd:          prog.FD(), Name: "stranger", DirectAction: true,
 	}); err != nil {
 		t.Errorf("a stranger's filter: %v", err)
@@ -250,16 +256,10 @@ func TestClsactConflicts(t *testing.T) {
 			func(t *testing.T) { stranger(t, netlink.HANDLE_MIN_INGRESS, 3, 5) }, `{"tcopts":{"handle":3,"priority":5}}`,
 			[]string{"network interface lo: another tc filter is in its place, pref 5 handle 0x3 bpf stranger (program ", "file exists"},
 		},
-		"another kind": {
-			func(t *testing.T) {
-				if err := netlink.QdiscAdd((&clsact{ifindex: loopback}).qdisc()); err != nil {
-					t.Error(err)
-				}
-				if err := netlink.FilterAdd(&netlink.U32{FilterAttrs: netlink.FilterAttrs{LinkIndex: loopback, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 5, Protocol: unix.ETH_P_IP}}); err != nil {
-					t.Error(err)
-				}
-			}, `{"tcopts":{"priority":5}}`,
-			[]string{"another tc filter is in its place, pref 5 handle ", " u32: "},
+		// A priority is for one protocol.
+		"another protocol": {
+			func(t *testing.T) { strangerOf(t, netlink.HANDLE_MIN_INGRESS, 3, 5, unix.ETH_P_IP) }, `{"tcopts":{"priority":5}}`,
+			[]string{"another tc filter is in its place, pref 5 handle 0x3 bpf stranger (program ", "invalid argument"},
 		},
 		"no egress": {
 			func(t *testing.T) {
