@@ -3,6 +3,9 @@
 package manifest
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"os"
 	"slices"
 	"strings"
@@ -255,6 +258,25 @@ func TestInspect(t *testing.T) {
 		if _, err := Inspect(object); err == nil {
 			t.Errorf("%s object: no error", name)
 		}
+	}
+}
+
+// TestReadSpecOfStructOps gives a section of a good object the name .struct_ops.
+func TestReadSpecOfStructOps(t *testing.T) {
+	p, o := inspectPackage(t, "run-probes")
+	name := []byte(o.Programs[0].Section)
+	bad := make([]byte, len(name))
+	copy(bad, ".struct_ops")
+	object := bytes.ReplaceAll(p.Object, append(name, 0), append(bad, 0))
+	// A struct is no code: no section header has the flag any more.
+	le := binary.LittleEndian
+	headers := object[le.Uint64(object[40:]):]
+	for i := range int(le.Uint16(object[60:])) {
+		flags := headers[i*64+8:]
+		le.PutUint64(flags, le.Uint64(flags)&^uint64(elf.SHF_EXECINSTR))
+	}
+	if _, err := ReadSpec(object); KindOf(err) != KindPrecondition || !strings.Contains(AdviceOf(err), `SEC(".struct_ops.link")`) {
+		t.Errorf("got %v (kind %d)", err, KindOf(err))
 	}
 }
 

@@ -285,7 +285,7 @@ func (c *clsact) removeQdisc() error {
 // isGone reports whether there is nothing to remove any more: no such filter,
 // interface or queueing discipline.
 func isGone(err error) bool {
-	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EINVAL)
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV)
 }
 
 // netlinkSockets are of the network namespace in which they were opened,
@@ -371,7 +371,7 @@ func sweepClsact(sockets *netlinkSockets) (swept []string, err error) {
 	}
 	for _, q := range qdiscs {
 		n, err := sweepInterface(&clsact{sockets, q.ifindex})
-		if err != nil && !isGone(err) {
+		if err != nil {
 			return swept, fmt.Errorf("%s: %w", interfaceName(q.ifindex), err)
 		}
 		if n > 0 {
@@ -450,11 +450,12 @@ func attachClsact(iface *net.Interface, x tcExtras, program string, prog *ebpf.P
 		}
 	}()
 	swept, err := sweepClsact(sockets)
+	if err != nil {
+		// What is left of others may be on an interface that is not this one's.
+		swept = append(swept, fmt.Sprintf("remove what killed runners left: %v", err))
+	}
 	for _, s := range swept {
 		fmt.Fprintf(o.Stderr, "warning: %s\n", TextFor(o.Stderr, s))
-	}
-	if err != nil {
-		return nil, fmt.Errorf("remove what killed runners left: %w", err)
 	}
 	var random [tokenSize]byte
 	_, _ = rand.Read(random[:]) // never fails
