@@ -3,7 +3,6 @@
 package manifest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -58,19 +57,6 @@ type Map struct {
 	Role       Role   `json:"role"`
 }
 
-// ReadSpec reads the programs and maps of an object. The error of an object with
-// the section .struct_ops, which asks for more than a link can do, is of
-// [KindPrecondition].
-func ReadSpec(object []byte) (*ebpf.CollectionSpec, error) {
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
-	if errors.Is(err, ebpf.ErrNotSupported) && strings.Contains(err.Error(), `section ".struct_ops"`) {
-		return nil, WithKind(KindPrecondition,
-			errors.New(`a struct in SEC(".struct_ops") stays registered when whoever registered it is killed, and is not run`),
-			`Write SEC(".struct_ops.link"), which Linux has since 6.4.`)
-	}
-	return spec, err
-}
-
 // Inspect reads an object of at most [MaxObjectSize] bytes. It looks at bytes
 // only; nothing is loaded.
 func Inspect(object []byte) (*Object, error) {
@@ -80,7 +66,7 @@ func Inspect(object []byte) (*Object, error) {
 	if len(object) == 0 {
 		return nil, errors.New("read object: it is empty")
 	}
-	spec, err := ReadSpec(object)
+	spec, err := LoadSpec(object)
 	if err != nil {
 		return nil, fmt.Errorf("read object: %w", err)
 	}

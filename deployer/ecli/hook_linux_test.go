@@ -51,6 +51,12 @@ type hookTest struct {
 	// the event happen by way of them.
 	maps map[string]*ebpf.MapSpec
 	use  func(map[string]*ebpf.Map) error
+	// sleeps is true of a program that may be put to sleep.
+	sleeps bool
+	// pid is the process whose events alone count.
+	pid int
+	// printed is how many events the last run of fires printed.
+	printed int
 	// noLink is true of hooks that hold the program by something else.
 	noLink bool
 }
@@ -64,6 +70,9 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	if h.function != nil {
 		ps.Instructions[0] = btf.WithFuncMetadata(ps.Instructions[0], h.function)
 	}
+	if h.sleeps {
+		ps.Flags |= unix.BPF_F_SLEEPABLE
+	}
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {
@@ -76,6 +85,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	planned.pid = h.pid
 	l, err := newLayout(&btf.Struct{Name: "record", Size: 8, Members: []btf.Member{{Name: "n", Type: testLong}}}, []manifest.Member{{Name: "n"}})
 	if err != nil {
 		t.Fatal(err)
@@ -142,6 +152,7 @@ func (h *hookTest) fires(t *testing.T) string {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	h.printed = strings.Count(out.String(), "\n")
 	if left := kernelIDs(t); len(left) != 0 {
 		t.Errorf("this process still holds %v", left)
 	}

@@ -58,6 +58,10 @@ type plannedProgram struct {
 	// when it is attached.
 	maps     map[string]*ebpf.Map
 	attached []io.Closer
+	// pid is the process whose user-space probes fire; 0 is every process.
+	pid int
+	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
+	usdt *usdtSpecs
 	// order is set by the hook where it matters which of a package's programs
 	// is attached first.
 	order int
