@@ -100,11 +100,14 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {
+				closeTargets(p)
 				return nil, fmt.Errorf("program %s: %w", prog.name, err)
 			}
 		}
 	}
-	if in.coll, err = load(spec); err != nil {
+	in.coll, err = load(p, spec)
+	closeTargets(p)
+	if err != nil {
 		return nil, err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
@@ -121,13 +124,14 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 		prog := &p.programs[i]
 		prog.usdt = usdt
 		section := prog.spec.SectionName
+		prog.maps, prog.attached = in.coll.Maps, in.links
 		link, target, err := prog.hook.attach(prog, in.coll.Programs[prog.name], o)
 		if err != nil {
 			return nil, explain(fmt.Errorf("attach program %s (%s): %w", prog.name, section, err))
 		}
 		in.links = append(in.links, link)
 		in.reporter.programs = append(in.reporter.programs, manifest.ProgramStatus{Name: prog.name, Section: section, Target: target})
-		prog.spec = nil
+		prog.spec, prog.object, prog.maps, prog.attached = nil, nil, nil, nil
 	}
 	if o.ReadySocket != "" {
 		if in.ready, err = listenReady(o.ReadySocket); err != nil {
@@ -135,6 +139,17 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 		}
 	}
 	return in, nil
+}
+
+// closeTargets closes the loaded programs that those of the plan are loaded
+// against.
+func closeTargets(p *plan) {
+	for i := range p.programs {
+		if spec := p.programs[i].spec; spec.AttachTarget != nil {
+			_ = spec.AttachTarget.Close()
+			spec.AttachTarget = nil
+		}
+	}
 }
 
 // run prints events until ctx is done.
@@ -213,7 +228,7 @@ func (in *instance) close() error {
 // own.
 const btfFileEnv = "BTF_FILE_PATH"
 
-func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+func load(p *plan, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	var opts ebpf.CollectionOptions
 	if path := os.Getenv(btfFileEnv); path != "" {
 		types, err := btf.LoadSpec(path)
@@ -224,16 +239,47 @@ func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		}
 		opts.Programs.KernelTypes = types
 	}
-	if err := setCookieExtern(spec); err != nil {
+	if err := setExterns(spec); err != nil {
 		return nil, err
 	}
 	// Kernels before 5.11 charge maps and programs to this limit. It cannot be
 	// raised everywhere, and need not be on newer ones.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
+	coll, err := loadCollection(p, spec, opts)
+	if err != nil {
+		for i := range p.programs {
+			// A collection names the program that it could not load.
+			prog := &p.programs[i]
+			if prog.hook.explain != nil && strings.HasPrefix(err.Error(), "program "+prog.name+":") {
+				err = prog.hook.explain(prog, err)
+			}
+		}
+		return nil, explain(fmt.Errorf("load the programs: %w", err))
+	}
+	return coll, nil
+}
+
+func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	for i := range p.programs {
+		if prog := &p.programs[i]; prog.hook.load != nil {
+			delete(spec.Programs, prog.name)
+		}
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-		return nil, explain(fmt.Errorf("load the programs: %w", err))
+		return nil, err
+	}
+	for i := range p.programs {
+		prog := &p.programs[i]
+		if prog.hook.load == nil {
+			continue
+		}
+		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
+			delete(coll.Programs, prog.name)
+			coll.Close()
+			return nil, fmt.Errorf("program %s: %w", prog.name, err)
+		}
 	}
 	return coll, nil
 }
@@ -271,6 +317,8 @@ func explain(err error) error {
 			"The verifier allows that only with CAP_PERFMON: run as root or with that capability, or write the program without it (constant offsets from a pointer, no pointers in events and maps).")
 	case errors.As(err, &verifier) && !errors.Is(err, unix.EPERM):
 		return err
+	case errors.Is(err, unix.EACCES) && !mayOpenPerfEvents():
+		return manifest.WithKind(manifest.KindPrecondition, err, perfAdvice)
 	case errors.Is(err, fs.ErrPermission):
 		return manifest.WithKind(manifest.KindPrecondition, err,
 			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (CAP_BPF and CAP_PERFMON for tracing, CAP_BPF and CAP_NET_ADMIN for networking).")
