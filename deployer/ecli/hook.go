@@ -27,6 +27,12 @@ type hook struct {
 	// explain says what the kernel's refusal to load a program means; nil has
 	// nothing to say.
 	explain func(*plannedProgram, error) error
+	// identity tells apart what is of one name and another thing, such as the
+	// file of a program before and after its upgrade; nil where names say all.
+	identity func(*plannedProgram, *Options) (string, error)
+	// gated is true of a program that this kernel does not attach by descriptors
+	// alone; nil is of none.
+	gated func(*plannedProgram) bool
 	// attach attaches a loaded program until the closer is closed, and says to
 	// what, such as "eth0". It is nil of hooks that check refuses.
 	attach func(*plannedProgram, *ebpf.Program, *Options) (link io.Closer, target string, err error)

@@ -30,6 +30,21 @@ type Options struct {
 	// ReadySocket is the path of the unix socket that is there from when every
 	// program is attached until they are detached. Empty is none.
 	ReadySocket string
+	// Handover is the folder in which the instances of one release on this node
+	// meet, so that one takes over from the other without losing an event. Empty
+	// is none.
+	Handover string
+	// Revision says which of two instances follows the other: the one with the
+	// higher number. It matters with Handover alone.
+	Revision uint64
+	// Carry are the maps that outlive this instance with Handover.
+	Carry manifest.Carry
+	// ResetState lets maps start empty whose layout is not that of the instance
+	// that runs; without it such an instance is not taken over from.
+	ResetState bool
+	// Hung ends the process when a handover does not come to its end; it is needed
+	// with Handover.
+	Hung func(error)
 	// Status is told of each change; nil writes the record as a line to
 	// Stderr, for programs, and none where that is a terminal.
 	Status func(manifest.Status)

@@ -67,6 +67,9 @@ type plannedProgram struct {
 	order int
 }
 
+// place is where the user wants the program, apart from target.
+func (p *plannedProgram) place() string { return "" }
+
 func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
 	p := &plan{pollTimeout: defaultPollTimeout}
 	if ms := meta.PollTimeoutMS; ms != 0 {
