@@ -217,7 +217,7 @@ func TestPlanRefuses(t *testing.T) {
 		{"no node matches", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, []Node{{Name: "arm", OS: "linux", Architecture: "arm64"}}, manifest.KindNotFound, "arm64"},
 		{"an empty cluster", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, nil, manifest.KindNotFound, "no node matches"},
 		{"a named node of another architecture", DeployOptions{Package: opensnoop(), Targets: &Targets{Nodes: []string{"arm"}}}, []Node{{Name: "arm", OS: "linux", Architecture: "arm64"}}, manifest.KindPrecondition, "it is arm64"},
-		{"an interface for a tracepoint", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, Interface: "eth0"}, nodes, manifest.KindUsage, "--interface"},
+		{"an interface for a tracepoint", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, Interface: "eth0"}, nodes, manifest.KindUsage, "no program that is attached to one"},
 		{"a kernel that the author excludes", DeployOptions{Package: requiring(opensnoop(), ">=7.0"), Targets: &Targets{All: true}}, nodes, manifest.KindPrecondition, "node1 has kernel 6.12.9"},
 		{"a layout", DeployOptions{Package: &Package{Reference: manifest.Reference{Scheme: manifest.SchemeLayout, Path: "x"}}, Targets: &Targets{All: true}}, nodes, manifest.KindUsage, "layout"},
 		{"more memory than a node has", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, []Node{{Name: "small", OS: "linux", Architecture: "amd64", Memory: 64 << 20, Kernel: "6.12.0", Ready: true}}, manifest.KindPrecondition, "small"},

@@ -56,7 +56,11 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 			t.Fatal(err)
 		}
 	}
-	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
+	targets, err := manifest.Targets(spec.Programs, h.options.Interface, h.options.Attach)
+	if err != nil {
+		return nil, nil, err
+	}
+	planned, err := planPrograms(meta, spec, targets)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -64,7 +68,7 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &plan{exports: []export{{mapName: "events", typ: ebpf.RingBuf, layout: l}}, pollTimeout: time.Millisecond, programs: []plannedProgram{planned}}, spec, nil
+	return &plan{exports: []export{{mapName: "events", typ: ebpf.RingBuf, layout: l}}, pollTimeout: time.Millisecond, programs: planned}, spec, nil
 }
 
 // start attaches the probe on a thread of its own, and runs then there.
@@ -325,7 +329,7 @@ func TestPriority(t *testing.T) {
 	pkg, spec := readPackage(t, "tc/pair")
 	progs := pkg.Meta.Skeleton.Progs
 	progs[0].Extra["tcopts"], progs[1].Extra["tcopts"] = json.RawMessage(`{"priority":2}`), json.RawMessage(`{"handle":2}`)
-	p, err := newPlan(&pkg.Meta, spec)
+	p, err := newPlan(&pkg.Meta, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,8 +16,7 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections:    []string{"tc", "tcx", "classifier"},
-		onInterface: true,
+		sections: []string{"tc", "tcx", "classifier"},
 		check: func(p *plannedProgram) error {
 			x, err := tcOptions(p)
 			p.order = x.priority
@@ -93,12 +92,12 @@ func tcOptions(p *plannedProgram) (tcExtras, error) {
 	return x, nil
 }
 
-func attachTC(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, string, error) {
+func attachTC(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
 	x, err := tcOptions(p)
 	if err != nil {
 		return nil, "", err
 	}
-	iface, err := x.iface.find(o)
+	iface, err := x.iface.find(p)
 	if err != nil {
 		return nil, "", err
 	}

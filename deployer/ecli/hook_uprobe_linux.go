@@ -74,7 +74,7 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if err != nil {
 		return nil, "", err
 	}
-	file, path, err := openTarget(o.Root, u.binary)
+	file, path, err := openTarget(p.userRoot(o), u.binary)
 	if err != nil {
 		return nil, "", manifest.WithKind(manifest.KindPrecondition, err, "")
 	}
@@ -90,17 +90,18 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", path, err)
 	}
+	pid := p.at.PID
 	var l link.Link
 	multi := p.spec.AttachType == ebpf.AttachTraceUprobeMulti
 	switch {
 	case multi && u.ret:
-		l, err = exe.UretprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address}})
+		l, err = exe.UretprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address}, PID: uint32(pid)})
 	case multi:
-		l, err = exe.UprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address + u.offset}})
+		l, err = exe.UprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address + u.offset}, PID: uint32(pid)})
 	case u.ret:
-		l, err = exe.Uretprobe("", prog, &link.UprobeOptions{Address: address})
+		l, err = exe.Uretprobe("", prog, &link.UprobeOptions{Address: address, PID: pid})
 	default:
-		l, err = exe.Uprobe("", prog, &link.UprobeOptions{Address: address, Offset: u.offset})
+		l, err = exe.Uprobe("", prog, &link.UprobeOptions{Address: address, Offset: u.offset, PID: pid})
 	}
 	if err != nil {
 		err = fmt.Errorf("%s:%s: %w", path, u.function, err)
@@ -114,5 +115,5 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if u.offset != 0 {
 		target += fmt.Sprintf("+%#x", u.offset)
 	}
-	return l, target, nil
+	return l, p.inProcess(target), nil
 }

@@ -56,7 +56,7 @@ func TestPlan(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			pkg, spec := readPackage(t, "bad-packages/package")
 			tt.change(&pkg.Meta)
-			p, err := newPlan(&pkg.Meta, spec)
+			p, err := newPlan(&pkg.Meta, spec, nil)
 			switch {
 			case tt.want == "" || tt.want == "-":
 				if err != nil {
@@ -83,7 +83,7 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		t.Run(pkg, func(t *testing.T) {
 			pkg, spec := readPackage(t, pkg)
-			_, err := newPlan(&pkg.Meta, spec)
+			_, err := newPlan(&pkg.Meta, spec, nil)
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %s", err, want)
 			}
@@ -94,7 +94,7 @@ func TestPlanRefuses(t *testing.T) {
 // TestPlanOfSeveralMaps: the last one is read, and that is said.
 func TestPlanOfSeveralMaps(t *testing.T) {
 	pkg, spec := readPackage(t, "several-structs/package")
-	p, err := newPlan(&pkg.Meta, spec)
+	p, err := newPlan(&pkg.Meta, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestPlanOfSampledMaps(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			pkg, spec := readPackage(t, "default-kv/package")
 			tt.change(spec.Maps["stats"])
-			_, err := newPlan(&pkg.Meta, spec)
+			_, err := newPlan(&pkg.Meta, spec, nil)
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %s", err, tt.want)
 			}

@@ -56,13 +56,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("read the object as ELF: %w", err)
 	}
-	p, err := newPlan(meta, spec)
+	targets, err := manifest.Targets(programsOf(meta, spec), o.Interface, o.Attach)
 	if err != nil {
 		return err
 	}
-	if o.Interface != "" && !p.onInterface() {
-		return manifest.WithKind(manifest.KindUsage,
-			fmt.Errorf("network interface %s: the package has no program that is attached to one", o.Interface), "")
+	p, err := newPlan(meta, spec, targets)
+	if err != nil {
+		return err
 	}
 	if err := applySettings(spec, settings); err != nil {
 		return err
@@ -98,6 +98,9 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			_ = in.close()
 		}
 	}()
+	if p.programs, err = resolveTargets(p.programs); err != nil {
+		return nil, err
+	}
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {

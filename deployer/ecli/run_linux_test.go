@@ -705,7 +705,7 @@ func count(t *testing.T, section string, typ ebpf.ProgramType, o Options, trigge
 	t.Helper()
 	needRoot(t)
 	meta, spec := probe(section, typ)
-	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
+	planned, err := planProgram(&meta.Skeleton.Progs[0], spec, manifest.Target{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -749,7 +749,7 @@ func TestRawTracepoint(t *testing.T) {
 		}
 	}
 	meta, spec := probe("raw_tp/no_such_thing", ebpf.RawTracepoint)
-	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
+	planned, err := planProgram(&meta.Skeleton.Progs[0], spec, manifest.Target{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func TestSampleInterval(t *testing.T) {
 func TestClearMap(t *testing.T) {
 	needRoot(t)
 	pkg, spec := readPackage(t, "default-kv/clear")
-	p, err := newPlan(&pkg.Meta, spec)
+	p, err := newPlan(&pkg.Meta, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
