@@ -73,13 +73,12 @@ func resolveTarget(at manifest.Target) ([]manifest.Target, error) {
 }
 
 // matchingInterfaces returns the names of the interfaces that match a pattern,
-// in the order of their indexes.
+// sorted.
 func matchingInterfaces(pattern string) ([]string, error) {
 	all, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list the network interfaces: %w", err)
 	}
-	slices.SortFunc(all, func(a, b net.Interface) int { return a.Index - b.Index })
 	var names []string
 	for _, i := range all {
 		if ok, err := path.Match(pattern, i.Name); err != nil {
@@ -92,6 +91,7 @@ func matchingInterfaces(pattern string) ([]string, error) {
 		return nil, manifest.WithKind(manifest.KindPrecondition,
 			fmt.Errorf("there is no network interface here that matches %s", pattern), "ip link lists them.")
 	}
+	slices.Sort(names)
 	return names, nil
 }
 
