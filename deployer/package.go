@@ -95,10 +95,14 @@ func (p *Package) exclusive() string {
 	return ""
 }
 
-// onInterface reports whether the program of that name, or any if it is empty,
-// is attached to a network interface.
-func (p *Package) onInterface(name string) bool {
-	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.OnInterface(name) })
+// onInterface reports whether a program is attached to a network interface.
+func (p *Package) onInterface() bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.OnInterface() })
+}
+
+// isOnInterface reports whether the program of that name is attached to one.
+func (p *Package) isOnInterface(program string) bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.IsOnInterface(program) })
 }
 
 // DefaultName returns the name of a release of ref that was given none: the

@@ -142,7 +142,7 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 		if in.args == nil {
 			in.args = current.move.Args
 		}
-		if in.netInterface == "" && o.Package.onInterface("") {
+		if in.netInterface == "" && o.Package.onInterface() {
 			in.netInterface = current.move.Interface
 		}
 		if in.pullSecret == "" {
@@ -204,7 +204,7 @@ func keptAttach(o DeployOptions, current *release) []manifest.Attach {
 	var kept []manifest.Attach
 	for _, a := range current.move.Attach {
 		named := slices.ContainsFunc(o.Attach, func(b manifest.Attach) bool { return b.Program == a.Program })
-		if !named && (o.Interface == "" || !o.Package.onInterface(a.Program)) {
+		if !named && (o.Interface == "" || !o.Package.isOnInterface(a.Program)) {
 			kept = append(kept, a)
 		}
 	}

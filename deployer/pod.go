@@ -61,7 +61,7 @@ func (in podInput) rights() (manifest.Rights, error) {
 		if err != nil {
 			return manifest.Rights{}, fmt.Errorf("deploy %s: %w", in.pkg.Reference, err)
 		}
-		needs, err := p.Object.NeedsOn(oldestKernel(in.nodes), targets)
+		needs, err := p.Object.NeedsAt(oldestKernel(in.nodes), targets)
 		if err != nil {
 			return manifest.Rights{}, fmt.Errorf("package for %s: %w", p.Platform, err)
 		}

@@ -62,6 +62,9 @@ type Target struct {
 	// Cgroup is a folder of the cgroup2 file system, relative to its root unless
 	// it begins with a slash.
 	Cgroup string
+	// Loaded is the name or the id of a loaded program, of which a function is
+	// replaced.
+	Loaded string
 	// Event is a key of [PerfEvents], and Frequency how many samples of it are
 	// taken a second on each CPU.
 	Event     string
@@ -137,7 +140,11 @@ var hookTargets = map[Hook]targetKind{
 	"fexit":    {parse: parseSectionTarget, single: true, required: true},
 	"fmod_ret": {parse: parseSectionTarget, single: true, required: true},
 	"lsm":      {parse: parseSectionTarget, single: true, required: true},
-	"freplace": {parse: parseSectionTarget, single: true},
+	"freplace": {parse: parseLoadedTarget, single: true},
+	// A kernel function, or a pattern of them.
+	"kprobe":       {parse: parseSectionTarget, required: true},
+	"kprobe.multi": {parse: parseSectionTarget, required: true},
+	"ksyscall":     {parse: parseSectionTarget, required: true},
 	// HookRawTracepoint has no types.
 	HookRawTracepoint: {parse: parseSectionTarget, required: true},
 	HookUprobe:        userTarget,
@@ -223,13 +230,12 @@ func Targets(programs map[string]*ebpf.ProgramSpec, iface string, attach []Attac
 	return targets, nil
 }
 
-// OnInterface reports whether the program of that name, or any of o if it is
-// empty, is attached to a network interface.
-func (o *Object) OnInterface(name string) bool {
-	if name == "" {
-		return anyOnInterface(o.Spec.Programs)
-	}
-	p := o.Spec.Programs[name]
+// OnInterface reports whether a program of o is attached to a network interface.
+func (o *Object) OnInterface() bool { return anyOnInterface(o.Spec.Programs) }
+
+// IsOnInterface reports whether the program of that name is attached to one.
+func (o *Object) IsOnInterface(program string) bool {
+	p := o.Spec.Programs[program]
 	return p != nil && onInterface(p)
 }
 
@@ -267,7 +273,7 @@ func (o *Object) Targets(m *Meta, iface string, attach []Attach) (map[string][]T
 		}
 		_, said, _ := strings.Cut(p.SectionName, "/")
 		switch {
-		case hook == HookSocket && meta.Extra["ifindex"] == nil:
+		case (hook == HookSocket || hook == "netkit") && meta.Extra["ifindex"] == nil:
 			return nil, WithKind(KindUsage, fmt.Errorf("program %s: the package does not say on which network interface", meta.Name),
 				fmt.Sprintf("Choose one: --attach %s=NAME, or --interface NAME for all programs.", meta.Name))
 		case kind.required && said == "":
@@ -304,6 +310,8 @@ func (k targetKind) read(text string) ([]Target, error) {
 }
 
 func parseSectionTarget(text string) (Target, error) { return Target{Section: text}, nil }
+
+func parseLoadedTarget(text string) (Target, error) { return Target{Loaded: text}, nil }
 
 // parseTracepointTarget reads GROUP/NAME or, as perf writes it, GROUP:NAME.
 func parseTracepointTarget(text string) (Target, error) {

@@ -198,7 +198,7 @@ func TestRightsOfTargets(t *testing.T) {
 		{PID: 7}:                    "BPF+PERFMON+SYS_PTRACE, hostPID, / (read-only)",
 		{Container: "0123456789ab"}: "BPF+PERFMON+SYS_PTRACE, hostPID, / (read-only)",
 	} {
-		needs, err := o.NeedsOn("", map[string][]Target{"on_call": {target}})
+		needs, err := o.NeedsAt("", map[string][]Target{"on_call": {target}})
 		if err != nil || needs.Rights.String() != want {
 			t.Errorf("%+v: needs %s, %v, want %s", target, needs.Rights, err, want)
 		}

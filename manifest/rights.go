@@ -261,13 +261,17 @@ func computesPointers(p *ebpf.ProgramSpec) bool {
 
 // Needs derives what o asks for on a current kernel.
 func (o *Object) Needs() (Needs, error) {
-	return o.NeedsOn("", nil)
+	return o.NeedsOn("")
 }
 
 // NeedsOn derives what o asks for when the oldest kernel that it is to run on
-// has that release, and its programs these targets; "" is a current kernel, nil
-// what the package says.
-func (o *Object) NeedsOn(oldestKernel string, targets map[string][]Target) (Needs, error) {
+// has that release; "" is a current one.
+func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
+	return o.NeedsAt(oldestKernel, nil)
+}
+
+// NeedsAt is NeedsOn for programs that have these targets, by their names.
+func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Needs, error) {
 	capabilities := map[string]bool{}
 	mounts := map[Mount]bool{}
 	programTypes, mapTypes, attachTypes, helpers := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}

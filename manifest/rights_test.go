@@ -43,7 +43,7 @@ func TestRights(t *testing.T) {
 	} {
 		t.Run(tt.pkg+tt.kernel, func(t *testing.T) {
 			_, o := inspectPackage(t, tt.pkg)
-			needs, err := o.NeedsOn(tt.kernel, nil)
+			needs, err := o.NeedsOn(tt.kernel)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -219,14 +219,14 @@ func TestExclusive(t *testing.T) {
 func TestOnInterface(t *testing.T) {
 	for pkg, want := range map[string]bool{"run-xdp": true, "run-probes": false} {
 		_, o := inspectPackage(t, pkg)
-		if got := o.OnInterface(""); got != want {
+		if got := o.OnInterface(); got != want {
 			t.Errorf("%s: on an interface %v, want %v", pkg, got, want)
 		}
 	}
 	tc := &ebpf.ProgramSpec{SectionName: "tc/egress", Type: ebpf.SchedCLS, AttachType: ebpf.AttachTCXEgress, Instructions: asm.Instructions{asm.Add.Reg(asm.R1, asm.R2)}}
 	o := &Object{Spec: &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"on_packet": tc}}}
-	if !o.OnInterface("") || o.Exclusive() != "" {
-		t.Errorf("tc: on an interface %v, exclusive %q", o.OnInterface(""), o.Exclusive())
+	if !o.OnInterface() || o.Exclusive() != "" {
+		t.Errorf("tc: on an interface %v, exclusive %q", o.OnInterface(), o.Exclusive())
 	}
 	needs, err := o.Needs()
 	if want := (Rights{Capabilities: []string{"BPF", "NET_ADMIN", "PERFMON"}, HostNetwork: true}); err != nil || !needs.Rights.Equal(want) {

@@ -37,7 +37,7 @@ func resolveTargets(programs []plannedProgram) ([]plannedProgram, error) {
 			// Two patterns may match one interface.
 			if key := (place{p.name, at}); !seen[key] {
 				seen[key] = true
-				p.at = at
+				p.at, p.pid = at, at.PID
 				resolved = append(resolved, p)
 			}
 		}
@@ -175,18 +175,10 @@ func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
 // looked for: that of the process that the probe is restricted to, else the one
 // of the options.
 func (p *plannedProgram) userRoot(o *Options) string {
-	if p.at.PID != 0 {
-		return fmt.Sprintf("/proc/%d/root", p.at.PID)
+	if p.pid != 0 {
+		return fmt.Sprintf("/proc/%d/root", p.pid)
 	}
 	return o.Root
-}
-
-// inProcess adds to a target of user space the process that it is restricted to.
-func (p *plannedProgram) inProcess(target string) string {
-	if p.at.PID != 0 {
-		target += fmt.Sprintf(" of process %d", p.at.PID)
-	}
-	return target
 }
 
 // openCgroup opens a cgroup below the root of the hierarchy, and never another

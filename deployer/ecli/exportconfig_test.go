@@ -61,7 +61,7 @@ func TestExportsRefused(t *testing.T) {
 		"multi-export/unknown":      `map rb_one: export_config: expected "no_export", "default", {"btf_type_id": N} or`,
 	} {
 		pkg, spec := readPackage(t, name)
-		if _, err := newPlan(&pkg.Meta, spec, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := newPlan(&pkg.Meta, spec); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 	}
@@ -69,7 +69,7 @@ func TestExportsRefused(t *testing.T) {
 
 func TestUnsampledExportIsNotRead(t *testing.T) {
 	pkg, spec := readPackage(t, "multi-export/hash-no-sample")
-	p, err := newPlan(&pkg.Meta, spec, nil)
+	p, err := newPlan(&pkg.Meta, spec)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -332,7 +332,7 @@ func TestPriority(t *testing.T) {
 	pkg, spec := readPackage(t, "tc/pair")
 	progs := pkg.Meta.Skeleton.Progs
 	progs[0].Extra["tcopts"], progs[1].Extra["tcopts"] = json.RawMessage(`{"priority":2}`), json.RawMessage(`{"handle":2}`)
-	p, err := newPlan(&pkg.Meta, spec, nil)
+	p, err := newPlan(&pkg.Meta, spec)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,18 +90,17 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if err != nil {
 		return nil, "", fmt.Errorf("%s: %w", path, err)
 	}
-	pid := p.at.PID
 	var l link.Link
 	multi := p.spec.AttachType == ebpf.AttachTraceUprobeMulti
 	switch {
 	case multi && u.ret:
-		l, err = exe.UretprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address}, PID: uint32(pid)})
+		l, err = exe.UretprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address}, PID: uint32(p.pid)})
 	case multi:
-		l, err = exe.UprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address + u.offset}, PID: uint32(pid)})
+		l, err = exe.UprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address + u.offset}, PID: uint32(p.pid)})
 	case u.ret:
-		l, err = exe.Uretprobe("", prog, &link.UprobeOptions{Address: address, PID: pid})
+		l, err = exe.Uretprobe("", prog, &link.UprobeOptions{Address: address, PID: p.pid})
 	default:
-		l, err = exe.Uprobe("", prog, &link.UprobeOptions{Address: address, Offset: u.offset, PID: pid})
+		l, err = exe.Uprobe("", prog, &link.UprobeOptions{Address: address, Offset: u.offset, PID: p.pid})
 	}
 	if err != nil {
 		err = fmt.Errorf("%s:%s: %w", path, u.function, err)
@@ -115,5 +114,13 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if u.offset != 0 {
 		target += fmt.Sprintf("+%#x", u.offset)
 	}
-	return l, p.inProcess(target), nil
+	return l, ofProcess(target, p.pid), nil
+}
+
+// ofProcess names the process to which a target is confined.
+func ofProcess(target string, pid int) string {
+	if pid == 0 {
+		return target
+	}
+	return fmt.Sprintf("%s of process %d", target, pid)
 }

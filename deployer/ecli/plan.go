@@ -51,7 +51,9 @@ type plannedProgram struct {
 	target string
 	// at is what else the user chose of the place. A program that is attached to
 	// several places is planned for each.
-	at   manifest.Target
+	at manifest.Target
+	// pid is the process whose user-space probes fire; 0 is every process.
+	pid  int
 	spec *ebpf.ProgramSpec
 	meta *manifest.ProgMeta
 	// order is set by the hook where it matters which of a package's programs
@@ -59,9 +61,9 @@ type plannedProgram struct {
 	order int
 }
 
-// newPlan plans the programs of meta at the targets that a user chose, by the
-// names of the programs; nil is none.
-func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec, targets map[string][]manifest.Target) (*plan, error) {
+// newPlanAt plans the programs of meta at the targets that a user chose, by the
+// names of the programs.
+func newPlanAt(meta *manifest.Meta, spec *ebpf.CollectionSpec, targets map[string][]manifest.Target) (*plan, error) {
 	p := &plan{pollTimeout: defaultPollTimeout}
 	if ms := meta.PollTimeoutMS; ms != 0 {
 		p.pollTimeout = time.Duration(min(ms, 60_000)) * time.Millisecond
@@ -94,7 +96,7 @@ func planPrograms(meta *manifest.Meta, spec *ebpf.CollectionSpec, targets map[st
 			places = []manifest.Target{{}} // the package's
 		}
 		for _, at := range places {
-			planned, err := planProgram(prog, spec, at)
+			planned, err := planProgramAt(prog, spec, at)
 			if err != nil {
 				return nil, fmt.Errorf("program %s: %w", prog.Name, err)
 			}
@@ -105,8 +107,8 @@ func planPrograms(meta *manifest.Meta, spec *ebpf.CollectionSpec, targets map[st
 	return programs, nil
 }
 
-// planProgram plans one program at one target; the zero one is the package's.
-func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec, at manifest.Target) (plannedProgram, error) {
+// planProgramAt plans one program at one target; the zero one is the package's.
+func planProgramAt(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec, at manifest.Target) (plannedProgram, error) {
 	ps := spec.Programs[meta.Name]
 	if ps == nil {
 		return plannedProgram{}, errors.New("the object has no program of that name")
@@ -123,7 +125,7 @@ func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec, at manifest
 			ps.AttachTo = target // for which the kernel loads it
 		}
 	}
-	planned := plannedProgram{name: meta.Name, hook: h, target: target, at: at, spec: ps, meta: meta}
+	planned := plannedProgram{name: meta.Name, hook: h, target: target, at: at, pid: at.PID, spec: ps, meta: meta}
 	if h.check != nil {
 		if err := h.check(&planned); err != nil {
 			return plannedProgram{}, fmt.Errorf("section %q: %w", section, err)

@@ -15,6 +15,16 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
+// newPlan plans a package where it says itself.
+func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
+	return newPlanAt(meta, spec, nil)
+}
+
+// planProgram plans a program where its package says.
+func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedProgram, error) {
+	return planProgramAt(meta, spec, manifest.Target{})
+}
+
 // TestPlan changes a good package in one way each.
 func TestPlan(t *testing.T) {
 	export := func(m *manifest.Meta) *manifest.ExportType { return &m.ExportTypes[0] }
@@ -56,7 +66,7 @@ func TestPlan(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			pkg, spec := readPackage(t, "bad-packages/package")
 			tt.change(&pkg.Meta)
-			p, err := newPlan(&pkg.Meta, spec, nil)
+			p, err := newPlan(&pkg.Meta, spec)
 			switch {
 			case tt.want == "" || tt.want == "-":
 				if err != nil {
@@ -83,7 +93,7 @@ func TestPlanRefuses(t *testing.T) {
 	} {
 		t.Run(pkg, func(t *testing.T) {
 			pkg, spec := readPackage(t, pkg)
-			_, err := newPlan(&pkg.Meta, spec, nil)
+			_, err := newPlan(&pkg.Meta, spec)
 			if err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %s", err, want)
 			}
@@ -94,7 +104,7 @@ func TestPlanRefuses(t *testing.T) {
 // TestPlanOfSeveralMaps: the last one is read, and that is said.
 func TestPlanOfSeveralMaps(t *testing.T) {
 	pkg, spec := readPackage(t, "several-structs/package")
-	p, err := newPlan(&pkg.Meta, spec, nil)
+	p, err := newPlan(&pkg.Meta, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +131,7 @@ func TestPlanOfSampledMaps(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			pkg, spec := readPackage(t, "default-kv/package")
 			tt.change(spec.Maps["stats"])
-			_, err := newPlan(&pkg.Meta, spec, nil)
+			_, err := newPlan(&pkg.Meta, spec)
 			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %s", err, tt.want)
 			}

@@ -60,7 +60,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	p, err := newPlan(meta, spec, targets)
+	p, err := newPlanAt(meta, spec, targets)
 	if err != nil {
 		return err
 	}

@@ -706,7 +706,7 @@ func count(t *testing.T, section string, typ ebpf.ProgramType, o Options, trigge
 	t.Helper()
 	needRoot(t)
 	meta, spec := probe(section, typ)
-	planned, err := planProgram(&meta.Skeleton.Progs[0], spec, manifest.Target{})
+	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -755,7 +755,7 @@ func TestRawTracepoint(t *testing.T) {
 		}
 	}
 	meta, spec := probe("raw_tp/no_such_thing", ebpf.RawTracepoint)
-	planned, err := planProgram(&meta.Skeleton.Progs[0], spec, manifest.Target{})
+	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func TestSampleInterval(t *testing.T) {
 func TestClearMap(t *testing.T) {
 	needRoot(t)
 	pkg, spec := readPackage(t, "default-kv/clear")
-	p, err := newPlan(&pkg.Meta, spec, nil)
+	p, err := newPlan(&pkg.Meta, spec)
 	if err != nil {
 		t.Fatal(err)
 	}
