@@ -347,7 +347,7 @@ const CgroupRoot = "/sys/fs/cgroup"
 
 func parseCgroupTarget(text string) (Target, error) {
 	if slices.Contains(strings.Split(text, "/"), "..") {
-		return Target{}, errors.New("a path of a cgroup has no ..")
+		return Target{}, errors.New("there may be no .. in the path of a cgroup")
 	}
 	clean := path.Clean(text)
 	if path.IsAbs(clean) && clean != CgroupRoot && !strings.HasPrefix(clean, CgroupRoot+"/") {
