@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -37,7 +38,7 @@ func resolveTargets(programs []plannedProgram) ([]plannedProgram, error) {
 			// Two patterns may match one interface.
 			if key := (place{p.name, at}); !seen[key] {
 				seen[key] = true
-				p.at, p.pid = at, at.PID
+				p.at, p.pid = at, cmp.Or(at.PID, p.pid)
 				resolved = append(resolved, p)
 			}
 		}
