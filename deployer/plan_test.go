@@ -83,6 +83,9 @@ func TestPlanYAML(t *testing.T) {
 				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
 			}
 		}, []Node{testNode("node1")}},
+		{"two-architectures", func(t *testing.T) DeployOptions {
+			return DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}}
+		}, []Node{testNode("node1"), withArch(testNode("node2"), "arm64"), withArch(testNode("node3"), "riscv64")}},
 		{"uprobe-old-kernel", func(t *testing.T) DeployOptions {
 			return DeployOptions{Name: "bashreadline", Package: testPackage(t, "run-uprobe", "bashreadline", "1.0.0"), Targets: &Targets{All: true}}
 		}, []Node{testNode("node1"), withKernel(testNode("node2"), "6.1.0-18-cloud-amd64")}},
@@ -328,6 +331,29 @@ func inSection(p *Package, section string, typ ebpf.ProgramType) *Package {
 		spec.SectionName, spec.Type, spec.AttachType = section, typ, ebpf.AttachNone
 	}
 	return p
+}
+
+// A package for two architectures runs on the nodes of both, and the others are
+// named.
+func TestPlanArchitectures(t *testing.T) {
+	nodes := []Node{testNode("x86"), withArch(testNode("arm"), "arm64"), withArch(testNode("risc"), "riscv64")}
+	for _, tt := range []struct {
+		more  []string
+		nodes []string
+	}{
+		{nil, []string{"x86"}},
+		{[]string{"arm64"}, []string{"arm", "x86"}},
+	} {
+		p := mustPlan(t, DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", tt.more...), Targets: &Targets{All: true}}, nodes, nil)
+		matched := []string{}
+		for _, n := range matching(p.DaemonSet.Spec.Template.Spec.Affinity, nodes) {
+			matched = append(matched, n.Name)
+		}
+		slices.Sort(matched)
+		if !slices.Equal(p.Nodes, tt.nodes) || !slices.Equal(matched, tt.nodes) || len(p.Skipped) != len(nodes)-len(tt.nodes) {
+			t.Errorf("%v: nodes %v, the scheduler's %v, skipped %v", tt.more, p.Nodes, matched, p.Skipped)
+		}
+	}
 }
 
 func requiring(p *Package, kernel string) *Package {

@@ -5,25 +5,9 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 )
-
-// Platform is what an object was compiled for. eBPF has no CPU of its own, but
-// the types of the kernel that a program reads differ from one to the next.
-type Platform struct {
-	OS           string `json:"os"`
-	Architecture string `json:"architecture"` // as GOARCH spells it
-}
-
-// HostPlatform is that of nodes like this machine.
-func HostPlatform() Platform {
-	return Platform{OS: "linux", Architecture: runtime.GOARCH}
-}
-
-// String returns OS/ARCHITECTURE.
-func (p Platform) String() string { return p.OS + "/" + p.Architecture }
 
 // Config is the config blob of a package: what it is, for display and search.
 // It is the author's word: whoever runs a package derives [Needs] from the

@@ -3,7 +3,6 @@
 package manifest
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -67,7 +66,7 @@ func Inspect(object []byte) (*Object, error) {
 	if len(object) == 0 {
 		return nil, errors.New("read object: it is empty")
 	}
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	spec, err := LoadSpec(object)
 	if err != nil {
 		return nil, fmt.Errorf("read object: %w", err)
 	}

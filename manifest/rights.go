@@ -215,7 +215,7 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
 		switch strings.TrimSuffix(prefix, ".s") {
-		case "uprobe", "uretprobe":
+		case "uprobe", "uretprobe", "uprobe.multi", "uretprobe.multi", "uprobe.session", "usdt":
 			return HookUprobe, nil
 		}
 	}

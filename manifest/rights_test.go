@@ -40,6 +40,8 @@ func TestRights(t *testing.T) {
 		{"run-uprobe", "", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
 		{"run-uprobe", "6.6.0-1-amd64", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
 		{"run-uprobe", "6.1.0-18-cloud-amd64", Rights{Capabilities: []string{"BPF", "PERFMON", "SYS_ADMIN"}, Mounts: []Mount{mountHostRoot}}},
+		{"run-usdt", "", Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountHostRoot}}},
+		{"run-usdt", "6.1.0-18-cloud-amd64", Rights{Capabilities: []string{"BPF", "PERFMON", "SYS_ADMIN"}, Mounts: []Mount{mountHostRoot}}},
 	} {
 		t.Run(tt.pkg+tt.kernel, func(t *testing.T) {
 			_, o := inspectPackage(t, tt.pkg)
@@ -120,7 +122,7 @@ func TestHookWithoutRowIsRefused(t *testing.T) {
 		if !slices.Contains(Hooks(), hook) {
 			t.Errorf("%s: hook %s has no row of rights", name, hook)
 		}
-		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "usdt") || strings.HasPrefix(p.SectionName, "lsm") {
+		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "lsm") {
 			t.Errorf("%s: section %s is taken for %s", name, p.SectionName, hook)
 		}
 	}
@@ -167,6 +169,13 @@ func TestHookOf(t *testing.T) {
 		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
 		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, HookIter},
 		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},
+		{"uprobe/bash:readline", ebpf.Kprobe, 0, HookUprobe},
+		{"uretprobe.s/bash:readline", ebpf.Kprobe, 0, HookUprobe},
+		{"uprobe.multi/bash:read*", ebpf.Kprobe, ebpf.AttachTraceUprobeMulti, HookUprobe},
+		{"uretprobe.multi.s/bash:read*", ebpf.Kprobe, ebpf.AttachTraceUprobeMulti, HookUprobe},
+		{"uprobe.session/bash:read*", ebpf.Kprobe, 57, HookUprobe},
+		{"?usdt/libc.so.6:libc:setjmp", ebpf.Kprobe, 0, HookUprobe},
+		{"usdt.s/libc.so.6:libc:setjmp", ebpf.Kprobe, 0, HookUprobe},
 	} {
 		got, err := HookOf(&ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach})
 		if got != tt.want || (err != nil) != (tt.want == "") {

@@ -18,7 +18,8 @@ import (
 )
 
 // commonFlags are the flags of every compile, as upstream gives them (spec
-// section A4).
+// section A4). The target bpf has the byte order of this machine, which is that
+// of all [Architectures].
 func (c *compilation) commonFlags() []string {
 	return []string{"-g", "-O2", "-target", "bpf", "-Wno-unknown-attributes",
 		"-D__TARGET_ARCH_" + includeArch(c.Arch)}
@@ -152,6 +153,7 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	if compileErr != nil {
 		return nil, nil, c.toolFailed(c.Clang, compileErr)
 	}
+	c.warnOfForeignHeaders(dependencies)
 
 	object := filepath.Join(c.scratch, c.objectFile())
 	messages, compileErr = run(ctx, toolEnv(), c.Clang, append(back, "-c", "-o", object)...)

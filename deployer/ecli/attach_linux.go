@@ -176,10 +176,25 @@ func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
 // looked for: that of the process that the probe is restricted to, else the one
 // of the options.
 func (p *plannedProgram) userRoot(o *Options) string {
-	if p.pid != 0 {
-		return fmt.Sprintf("/proc/%d/root", p.pid)
+	if p.pid == 0 || o.Root == "" && seesOurFiles(p.pid) {
+		return o.Root
 	}
-	return o.Root
+	return fmt.Sprintf("/proc/%d/root", p.pid)
+}
+
+// seesOurFiles reports whether a process has the root and the mounts of this
+// one, so that names without a path are looked for in this one's PATH.
+func seesOurFiles(pid int) bool {
+	for _, file := range []string{"root", "ns/mnt"} {
+		its, err := os.Stat(fmt.Sprintf("/proc/%d/%s", pid, file))
+		if err != nil {
+			return false
+		}
+		if ours, err := os.Stat("/proc/self/" + file); err != nil || !os.SameFile(its, ours) {
+			return false
+		}
+	}
+	return true
 }
 
 // openCgroup opens a cgroup below the root of the hierarchy, and never another

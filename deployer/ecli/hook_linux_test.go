@@ -41,6 +41,12 @@ type hookTest struct {
 	enter func()
 	// trigger makes the event happen.
 	trigger func() error
+	// sleeps is true of a program that may be put to sleep.
+	sleeps bool
+	// pid is the process whose events alone count.
+	pid int
+	// printed is how many events the last run of fires printed.
+	printed int
 	// noLink is true of hooks that hold the program by something else.
 	noLink bool
 }
@@ -51,6 +57,9 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	meta, spec := probe(h.section, h.typ)
 	ps := spec.Programs["probe"]
 	ps.AttachType, ps.AttachTo = h.attach, h.to
+	if h.sleeps {
+		ps.Flags |= unix.BPF_F_SLEEPABLE
+	}
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {
@@ -64,6 +73,9 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	planned, err := planPrograms(meta, spec, targets)
 	if err != nil {
 		return nil, nil, err
+	}
+	for i := range planned {
+		planned[i].pid = h.pid
 	}
 	l, err := newLayout(&btf.Struct{Name: "record", Size: 8, Members: []btf.Member{{Name: "n", Type: testLong}}}, []manifest.Member{{Name: "n"}})
 	if err != nil {
@@ -126,6 +138,7 @@ func (h *hookTest) fires(t *testing.T) string {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
+	h.printed = strings.Count(out.String(), "\n")
 	if left := kernelIDs(t); len(left) != 0 {
 		t.Errorf("this process still holds %v", left)
 	}

@@ -56,6 +56,8 @@ type plannedProgram struct {
 	pid  int
 	spec *ebpf.ProgramSpec
 	meta *manifest.ProgMeta
+	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
+	usdt *usdtSpecs
 	// order is set by the hook where it matters which of a package's programs
 	// is attached first.
 	order int

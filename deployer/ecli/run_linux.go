@@ -3,7 +3,6 @@
 package ecli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +51,7 @@ func Run(ctx context.Context, o Options) error {
 		_, err := io.WriteString(o.Stdout, TextFor(o.Stdout, line.versionText()))
 		return err
 	}
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(o.Package.Object))
+	spec, err := loadSpec(o.Package.Object)
 	if err != nil {
 		return fmt.Errorf("read the object as ELF: %w", err)
 	}
@@ -117,8 +116,13 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			return nil, err
 		}
 	}
+	usdt, err := newUSDTSpecs(spec, in.coll)
+	if err != nil {
+		return nil, err
+	}
 	for i := range p.programs {
 		prog := &p.programs[i]
+		prog.usdt = usdt
 		section := prog.spec.SectionName
 		link, target, err := prog.hook.attach(prog, in.coll.Programs[prog.name], o)
 		if err != nil {
@@ -222,6 +226,9 @@ func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 				fmt.Sprintf("%s names a file with raw BTF, or an ELF file that has a section .BTF.", btfFileEnv))
 		}
 		opts.Programs.KernelTypes = types
+	}
+	if err := setCookieExtern(spec); err != nil {
+		return nil, err
 	}
 	// Kernels before 5.11 charge maps and programs to this limit. It cannot be
 	// raised everywhere, and need not be on newer ones.
