@@ -172,14 +172,20 @@ func containerID(cgroups, prefix string) string {
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
 
-// userRoot returns the root in which the binary of a probe of user space is
-// looked for: that of the process that the probe is restricted to, else the one
-// of the options.
-func (p *plannedProgram) userRoot(o *Options) string {
-	if p.pid == 0 || o.Root == "" && seesOurFiles(p.pid) {
-		return o.Root
+// openUserTarget opens the binary of a probe of user space in the root of the
+// process that the probe is restricted to, else in that of the options.
+func (p *plannedProgram) openUserTarget(o *Options, binary string) (*os.File, string, error) {
+	root := o.Root
+	if p.pid != 0 {
+		proc := fmt.Sprintf("/proc/%d", p.pid)
+		if _, err := os.Stat(proc); errors.Is(err, fs.ErrNotExist) {
+			return nil, "", fmt.Errorf("%s: there is no process %d here", binary, p.pid)
+		}
+		if root != "" || !seesOurFiles(p.pid) {
+			root = proc + "/root"
+		}
 	}
-	return fmt.Sprintf("/proc/%d/root", p.pid)
+	return openTarget(root, binary)
 }
 
 // seesOurFiles reports whether a process has the root and the mounts of this
