@@ -23,6 +23,12 @@ const (
 	HookTPBTF         Hook = "tp_btf"
 	HookPerfEvent     Hook = "perf_event"
 	HookIter          Hook = "iter"
+	HookKprobe        Hook = "kprobe"
+	HookKprobeMulti   Hook = "kprobe.multi"
+	HookKsyscall      Hook = "ksyscall"
+	HookFentry        Hook = "fentry"
+	HookLSM           Hook = "lsm"
+	HookLSMCgroup     Hook = "lsm_cgroup"
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
 	HookTC            Hook = "tc"
@@ -80,6 +86,20 @@ func (r Rights) Equal(s Rights) bool {
 	return slices.Equal(r.Capabilities, s.Capabilities) && r.HostNetwork == s.HostNetwork && r.HostPID == s.HostPID && slices.Equal(r.Mounts, s.Mounts)
 }
 
+// with returns what r and s allow together.
+func (r Rights) with(s Rights) Rights {
+	capabilities := slices.Concat(r.Capabilities, s.Capabilities)
+	slices.Sort(capabilities)
+	mounts := slices.Concat(r.Mounts, s.Mounts)
+	slices.SortFunc(mounts, func(a, b Mount) int { return strings.Compare(a.HostPath, b.HostPath) })
+	return Rights{
+		Capabilities: slices.Compact(capabilities),
+		HostNetwork:  r.HostNetwork || s.HostNetwork,
+		HostPID:      r.HostPID || s.HostPID,
+		Mounts:       slices.Compact(mounts),
+	}
+}
+
 // String returns r in one line, for plans and errors.
 func (r Rights) String() string {
 	words := []string{strings.Join(r.Capabilities, "+")}
@@ -103,6 +123,9 @@ var (
 	mountTracefs = Mount{HostPath: "/sys/kernel/tracing", MountPath: "/sys/kernel/tracing"}
 	// A uprobe names a file of the node.
 	mountHostRoot = Mount{HostPath: "/", MountPath: HostRoot}
+	// Before Linux 6.8 only a file of securityfs tells which security modules are
+	// active.
+	mountSecurityfs = Mount{HostPath: "/sys/kernel/security", MountPath: "/sys/kernel/security"}
 	// The root cgroup is a folder. Attaching to it writes nothing there.
 	mountCgroup = Mount{HostPath: CgroupRoot, MountPath: CgroupRoot}
 )
@@ -126,6 +149,15 @@ var hookRights = map[Hook]struct {
 	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookPerfEvent:     {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookIter:          {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, HostPID: true}},
+	// A kprobe is a perf event, which the kernel gives to PERFMON whatever
+	// perf_event_paranoid says (seen on Debian's 6.1 and 6.12, where it is 3).
+	HookKprobe:   {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookKsyscall: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	// The functions that match a pattern are those that a file of tracefs lists.
+	HookKprobeMulti: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
+	HookFentry:      {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookLSM:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountSecurityfs}}},
+	HookLSMCgroup:   {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountCgroup, mountSecurityfs}}},
 	// Before uprobe.multi (6.6) a uprobe is a perf event of its own kind, which
 	// the kernel gives to SYS_ADMIN only.
 	HookUprobe: {
@@ -181,11 +213,20 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	case ebpf.RawTracepoint, ebpf.RawTracepointWritable:
 		return HookRawTracepoint, nil
 	case ebpf.Tracing:
-		if p.AttachType == ebpf.AttachTraceRawTp {
+		switch p.AttachType {
+		case ebpf.AttachTraceRawTp:
 			return HookTPBTF, nil
-		}
-		if p.AttachType == ebpf.AttachTraceIter {
+		case ebpf.AttachTraceIter:
 			return HookIter, nil
+		case ebpf.AttachTraceFEntry, ebpf.AttachTraceFExit, ebpf.AttachModifyReturn:
+			return HookFentry, nil
+		}
+	case ebpf.LSM:
+		switch p.AttachType {
+		case ebpf.AttachLSMMac:
+			return HookLSM, nil
+		case ebpf.AttachLSMCgroup:
+			return HookLSMCgroup, nil
 		}
 	case ebpf.PerfEvent:
 		return HookPerfEvent, nil
@@ -215,6 +256,12 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
 		switch strings.TrimSuffix(prefix, ".s") {
+		case "kprobe", "kretprobe":
+			return HookKprobe, nil
+		case "kprobe.multi", "kretprobe.multi", "kprobe.session":
+			return HookKprobeMulti, nil
+		case "ksyscall", "kretsyscall":
+			return HookKsyscall, nil
 		case "uprobe", "uretprobe", "uprobe.multi", "uretprobe.multi", "uprobe.session", "usdt":
 			return HookUprobe, nil
 		}

@@ -122,9 +122,6 @@ func TestHookWithoutRowIsRefused(t *testing.T) {
 		if !slices.Contains(Hooks(), hook) {
 			t.Errorf("%s: hook %s has no row of rights", name, hook)
 		}
-		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "lsm") {
-			t.Errorf("%s: section %s is taken for %s", name, p.SectionName, hook)
-		}
 	}
 	if refused == 0 {
 		t.Error("nothing was refused")
@@ -165,10 +162,22 @@ func TestHookOf(t *testing.T) {
 		{"sk_lookup", ebpf.SkLookup, ebpf.AttachSkLookup, HookSKLookup},
 		{"sk_msg", ebpf.SkMsg, ebpf.AttachSkMsgVerdict, ""},
 		{"flow_dissector", ebpf.FlowDissector, ebpf.AttachFlowDissector, ""},
-		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, ""},
-		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
+		{"lsm/file_open", ebpf.LSM, ebpf.AttachLSMMac, HookLSM},
+		{"lsm.s/file_open", ebpf.LSM, ebpf.AttachLSMMac, HookLSM},
+		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, HookLSMCgroup},
+		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, HookFentry},
+		{"fexit.s/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFExit, HookFentry},
+		{"fmod_ret/do_unlinkat", ebpf.Tracing, ebpf.AttachModifyReturn, HookFentry},
+		{"freplace/helper", ebpf.Extension, 0, ""},
+		{"syscall", ebpf.Syscall, 0, ""},
 		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, HookIter},
-		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},
+		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, HookKprobe},
+		{"?kretprobe/do_unlinkat", ebpf.Kprobe, 0, HookKprobe},
+		{"kprobe.multi/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeMulti, HookKprobeMulti},
+		{"kretprobe.multi/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeMulti, HookKprobeMulti},
+		{"kprobe.session/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeSession, HookKprobeMulti},
+		{"ksyscall/unlinkat", ebpf.Kprobe, 0, HookKsyscall},
+		{"kretsyscall/unlinkat", ebpf.Kprobe, 0, HookKsyscall},
 		{"uprobe/bash:readline", ebpf.Kprobe, 0, HookUprobe},
 		{"uretprobe.s/bash:readline", ebpf.Kprobe, 0, HookUprobe},
 		{"uprobe.multi/bash:read*", ebpf.Kprobe, ebpf.AttachTraceUprobeMulti, HookUprobe},
@@ -254,6 +263,28 @@ func TestRightsOfIterators(t *testing.T) {
 	without.HostPID = false
 	if without.Equal(needs.Rights) {
 		t.Error("rights with and without hostPID are equal")
+	}
+}
+
+func TestRightsOfTracing(t *testing.T) {
+	for _, tt := range []struct {
+		section string
+		typ     ebpf.ProgramType
+		attach  ebpf.AttachType
+		want    string
+	}{
+		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, "BPF+PERFMON"},
+		{"kprobe.multi/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeMulti, "BPF+PERFMON, /sys/kernel/tracing (read-only)"},
+		{"ksyscall/unlinkat", ebpf.Kprobe, 0, "BPF+PERFMON"},
+		{"fexit/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFExit, "BPF+PERFMON"},
+		{"lsm/file_open", ebpf.LSM, ebpf.AttachLSMMac, "BPF+PERFMON, /sys/kernel/security (read-only)"},
+		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, "BPF+PERFMON, /sys/fs/cgroup (read-only), /sys/kernel/security (read-only)"},
+	} {
+		p := &ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach}
+		o := &Object{Spec: &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"probe": p}}}
+		if needs, err := o.Needs(); err != nil || needs.Rights.String() != tt.want || o.Exclusive() != "" || o.OnInterface() {
+			t.Errorf("%s: needs %v, %v, want %s", tt.section, needs.Rights, err, tt.want)
+		}
 	}
 }
 

@@ -596,3 +596,20 @@ func TestAttachTracepoints(t *testing.T) {
 		t.Errorf("attached to %q", targets)
 	}
 }
+
+// TestAttachKernelFunctions: the function is that of the target, where the
+// verifier knows it, too.
+func TestAttachKernelFunctions(t *testing.T) {
+	for _, h := range []hookTest{
+		{section: "kprobe", typ: ebpf.Kprobe, options: at("__set_task_comm")},
+		{section: "kretprobe/no_such_function", typ: ebpf.Kprobe, options: at("__set_task_comm")},
+		{section: "fentry/no_such_function", typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, to: "no_such_function", options: at("__set_task_comm")},
+	} {
+		t.Run(h.section, func(t *testing.T) {
+			h.trigger = rename
+			if targets, events := h.counts(t, 1); events == 0 || !slices.Equal(targets, []string{"__set_task_comm"}) {
+				t.Errorf("%d events, attached to %q", events, targets)
+			}
+		})
+	}
+}

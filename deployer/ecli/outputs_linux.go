@@ -71,7 +71,8 @@ func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *out
 	}
 	for i := range p.exports {
 		e := &p.exports[i]
-		s, err := newSource(e, p, coll.Maps[e.mapName], &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}, &out.sink, r)
+		pr := &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}
+		s, err := newSource(e, p, coll.Maps[e.mapName], pr, &out.sink, r, o.Root)
 		if err != nil {
 			return nil, err
 		}
@@ -80,11 +81,15 @@ func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *out
 	return out, nil
 }
 
-func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (source, error) {
+func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter, root string) (source, error) {
 	if e.sample != nil {
 		return newSampleSource(e, m, pr, out)
 	}
-	return newEventSource(e, p, m, pr, out, r)
+	events, err := newEventSource(e, p, m, pr, out, r)
+	if err != nil || e.stacks == nil {
+		return events, err
+	}
+	return newStackSource(e.stacks, events, root), nil
 }
 
 // run prints the headers and then what the sources have, until

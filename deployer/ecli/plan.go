@@ -157,7 +157,9 @@ func programsOf(meta *manifest.Meta, spec *ebpf.CollectionSpec) map[string]*ebpf
 func hookNames() []string {
 	var names []string
 	for _, h := range hooks {
-		names = append(names, h.sections...)
+		if h.attach != nil {
+			names = append(names, h.sections...)
+		}
 	}
 	slices.Sort(names)
 	return names

@@ -107,7 +107,7 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			}
 		}
 	}
-	if in.coll, err = load(spec); err != nil {
+	if in.coll, err = load(p, spec); err != nil {
 		return nil, err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
@@ -216,7 +216,7 @@ func (in *instance) close() error {
 // own.
 const btfFileEnv = "BTF_FILE_PATH"
 
-func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+func load(p *plan, spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 	var opts ebpf.CollectionOptions
 	if path := os.Getenv(btfFileEnv); path != "" {
 		types, err := btf.LoadSpec(path)
@@ -227,16 +227,47 @@ func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
 		}
 		opts.Programs.KernelTypes = types
 	}
-	if err := setCookieExtern(spec); err != nil {
+	if err := setExterns(spec); err != nil {
 		return nil, err
 	}
 	// Kernels before 5.11 charge maps and programs to this limit. It cannot be
 	// raised everywhere, and need not be on newer ones.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
+	coll, err := loadCollection(p, spec, opts)
+	if err != nil {
+		for i := range p.programs {
+			// A collection names the program that it could not load.
+			prog := &p.programs[i]
+			if prog.hook.explain != nil && strings.HasPrefix(err.Error(), "program "+prog.name+":") {
+				err = prog.hook.explain(prog, err)
+			}
+		}
+		return nil, explain(fmt.Errorf("load the programs: %w", err))
+	}
+	return coll, nil
+}
+
+func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	for i := range p.programs {
+		if prog := &p.programs[i]; prog.hook.load != nil {
+			delete(spec.Programs, prog.name)
+		}
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-		return nil, explain(fmt.Errorf("load the programs: %w", err))
+		return nil, err
+	}
+	for i := range p.programs {
+		prog := &p.programs[i]
+		if prog.hook.load == nil || coll.Programs[prog.name] != nil {
+			continue // what is planned for several targets is loaded once
+		}
+		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
+			delete(coll.Programs, prog.name)
+			coll.Close()
+			return nil, fmt.Errorf("program %s: %w", prog.name, err)
+		}
 	}
 	return coll, nil
 }
@@ -274,6 +305,8 @@ func explain(err error) error {
 			"The verifier allows that only with CAP_PERFMON: run as root or with that capability, or write the program without it (constant offsets from a pointer, no pointers in events and maps).")
 	case errors.As(err, &verifier) && !errors.Is(err, unix.EPERM):
 		return err
+	case errors.Is(err, unix.EACCES) && !mayOpenPerfEvents():
+		return manifest.WithKind(manifest.KindPrecondition, err, perfAdvice)
 	case errors.Is(err, fs.ErrPermission):
 		return manifest.WithKind(manifest.KindPrecondition, err,
 			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (CAP_BPF and CAP_PERFMON for tracing, CAP_BPF and CAP_NET_ADMIN for networking).")
