@@ -136,30 +136,29 @@ var hookTargets = map[Hook]targetKind{
 	// The types of its arguments, against which it is verified, are those of
 	// the target.
 	HookTPBTF:  {parse: parseSectionTarget, single: true, required: true},
-	"fentry":   {parse: parseSectionTarget, single: true, required: true},
-	"fexit":    {parse: parseSectionTarget, single: true, required: true},
-	"fmod_ret": {parse: parseSectionTarget, single: true, required: true},
-	"lsm":      {parse: parseSectionTarget, single: true, required: true},
-	"freplace": {parse: parseLoadedTarget, single: true},
+	HookFentry: {parse: parseSectionTarget, single: true, required: true},
+	HookLSM:    {parse: parseSectionTarget, single: true, required: true},
+	// The section says the function, the target the program that has it.
+	HookFreplace: {parse: parseLoadedTarget, single: true},
 	// A kernel function, or a pattern of them.
-	"kprobe":       {parse: parseSectionTarget, required: true},
-	"kprobe.multi": {parse: parseSectionTarget, required: true},
-	"ksyscall":     {parse: parseSectionTarget, required: true},
-	// HookRawTracepoint has no types.
+	HookKprobe:      {parse: parseSectionTarget, required: true},
+	HookKprobeMulti: {parse: parseSectionTarget, required: true},
+	HookKsyscall:    {parse: parseSectionTarget, required: true},
+	// A raw tracepoint has no types.
 	HookRawTracepoint: {parse: parseSectionTarget, required: true},
 	HookUprobe:        userTarget,
-	"usdt":            userTarget,
 	HookPerfEvent:     {parse: parseSampleTarget},
 	HookCgroup:        cgroupTarget,
 	HookSockOps:       cgroupTarget,
-	"lsm_cgroup":      cgroupTarget,
+	HookLSMCgroup:     cgroupTarget,
 	// What the section says of these is what they do, not where.
-	HookIter:         noTarget,
-	HookSKLookup:     noTarget,
-	"sk_msg":         noTarget,
-	"sk_skb":         noTarget,
-	"flow_dissector": noTarget,
-	"struct_ops":     noTarget,
+	HookIter:          noTarget,
+	HookSKLookup:      noTarget,
+	HookSKMsg:         noTarget,
+	HookSKSKB:         noTarget,
+	HookFlowDissector: noTarget,
+	HookNetfilter:     noTarget,
+	HookStructOps:     noTarget,
 }
 
 func targetKindOf(p *ebpf.ProgramSpec) (Hook, targetKind, error) {
@@ -273,7 +272,7 @@ func (o *Object) Targets(m *Meta, iface string, attach []Attach) (map[string][]T
 		}
 		_, said, _ := strings.Cut(p.SectionName, "/")
 		switch {
-		case (hook == HookSocket || hook == "netkit") && meta.Extra["ifindex"] == nil:
+		case (hook == HookSocket || hook == HookNetkit) && meta.Extra["ifindex"] == nil:
 			return nil, WithKind(KindUsage, fmt.Errorf("program %s: the package does not say on which network interface", meta.Name),
 				fmt.Sprintf("Choose one: --attach %s=NAME, or --interface NAME for all programs.", meta.Name))
 		case kind.required && said == "":

@@ -52,6 +52,10 @@ func attachable() map[string]*ebpf.ProgramSpec {
 		"ops":    {SectionName: "sockops", Type: ebpf.SockOps, AttachType: ebpf.AttachCGroupSockOps},
 		"sample": {SectionName: "perf_event", Type: ebpf.PerfEvent},
 		"lookup": {SectionName: "sk_lookup", Type: ebpf.SkLookup, AttachType: ebpf.AttachSkLookup},
+		"kernel": {SectionName: "kprobe/vfs_read", Type: ebpf.Kprobe},
+		"ext":    {SectionName: "freplace/handle", Type: ebpf.Extension},
+		"lsmcg":  {SectionName: "lsm_cgroup/socket_bind", Type: ebpf.LSM, AttachType: ebpf.AttachLSMCgroup},
+		"probe":  {SectionName: "usdt/bash:a:b", Type: ebpf.Kprobe},
 		"other":  {Name: "other", SectionName: "no_such_hook", Type: ebpf.Kprobe},
 	}
 }
@@ -76,10 +80,15 @@ func TestTargets(t *testing.T) {
 		{"xdp=eth0,veth* xdp=lo tc=eth[01]", map[string][]Target{"xdp": {{Interface: "eth0"}, {Interface: "veth*"}, {Interface: "lo"}}, "tc": {{Interface: "eth[01]"}}}, ""},
 		{"group=system.slice/a.service group=/sys/fs/cgroup/x/ ops=.", map[string][]Target{"group": {{Cgroup: "system.slice/a.service"}, {Cgroup: "/sys/fs/cgroup/x"}}, "ops": {{Cgroup: "."}}}, ""},
 		{"sample=cpu-clock@99 sample=@49 sample=page-faults", map[string][]Target{"sample": {{Event: "cpu-clock", Frequency: 99}, {Frequency: 49}, {Event: "page-faults"}}}, ""},
+		{"kernel=vfs_write kernel=vfs_open", map[string][]Target{"kernel": {{Section: "vfs_write"}, {Section: "vfs_open"}}}, ""},
+		{"ext=7", map[string][]Target{"ext": {{Loaded: "7"}}}, ""},
+		{"lsmcg=x", map[string][]Target{"lsmcg": {{Cgroup: "x"}}}, ""},
+		{"probe=/bin/sh:a:b,pid=7", map[string][]Target{"probe": {{Section: "/bin/sh:a:b", PID: 7}}}, ""},
 
-		{"nosuch=eth0", nil, "the package has no program nosuch; it has group, iter, lookup, ops, other,"},
+		{"nosuch=eth0", nil, "the package has no program nosuch; it has ext, group, iter,"},
 		{"lookup=x", nil, "program lookup: a program of the hook sk_lookup takes no target"},
 		{"iter=file", nil, "program iter: a program of the hook iter takes no target"},
+		{"ext=a ext=b", nil, "has one target"},
 		{"other=x", nil, "does not attach"},
 		{"xdp=", nil, `program xdp: target "": it is empty`},
 		{"xdp=eth0,", nil, "it is empty"},

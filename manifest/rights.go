@@ -36,6 +36,13 @@ const (
 	HookSockOps       Hook = "sockops"
 	HookSocket        Hook = "socket"
 	HookSKLookup      Hook = "sk_lookup"
+	HookSKMsg         Hook = "sk_msg"
+	HookSKSKB         Hook = "sk_skb"
+	HookFlowDissector Hook = "flow_dissector"
+	HookNetfilter     Hook = "netfilter"
+	HookNetkit        Hook = "netkit"
+	HookStructOps     Hook = "struct_ops"
+	HookFreplace      Hook = "freplace"
 )
 
 // Needs is what an object asks of the kernel and of whoever starts it.
@@ -186,6 +193,33 @@ var hookRights = map[Hook]struct {
 		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
 		tracing: "PERFMON",
 	},
+	// The sockets in a map are those of the node, and so are their namespaces.
+	HookSKMsg: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookSKSKB: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookFlowDissector: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookNetfilter: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookNetkit: {
+		rights:      Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing:     "PERFMON",
+		onInterface: true,
+	},
+	// Their programs see the kernel's own structs.
+	HookStructOps: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	// The kernel takes the rights of every program type for a program that may
+	// become a part of any, and SYS_ADMIN to open another's program.
+	HookFreplace: {rights: Rights{Capabilities: []string{"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"}}},
 	// The kernel counts what acts on cgroups, be it on their devices, as networking.
 	HookCgroup: {
 		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, Mounts: []Mount{mountCgroup}},
@@ -239,6 +273,8 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		switch prefix {
 		case "tc", "tcx", "classifier":
 			return HookTC, nil
+		case "netkit":
+			return HookNetkit, nil
 		}
 	case ebpf.CGroupSKB:
 		// The section cgroup/skb says no direction.
@@ -253,6 +289,21 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		return HookSKLookup, nil
 	case ebpf.SockOps:
 		return HookSockOps, nil
+	case ebpf.SkMsg:
+		return HookSKMsg, nil
+	case ebpf.SkSKB:
+		// The section sk_skb says neither parser nor verdict.
+		if p.AttachType != ebpf.AttachNone {
+			return HookSKSKB, nil
+		}
+	case ebpf.FlowDissector:
+		return HookFlowDissector, nil
+	case ebpf.Netfilter:
+		return HookNetfilter, nil
+	case ebpf.StructOps:
+		return HookStructOps, nil
+	case ebpf.Extension:
+		return HookFreplace, nil
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
 		switch strings.TrimSuffix(prefix, ".s") {
@@ -266,9 +317,34 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 			return HookUprobe, nil
 		}
 	}
+	if why := WhyNotAttached(section); why != "" {
+		return "", WithKind(KindPrecondition, fmt.Errorf("program %s: section %q: %s", p.Name, section, why), "")
+	}
 	return "", WithKind(KindPrecondition,
 		fmt.Errorf("program %s: section %q: this version of ebpm does not attach %s programs of that section", p.Name, section, p.Type),
 		fmt.Sprintf("It attaches: %s.", joinHooks(Hooks())))
+}
+
+// notAttached says why a runner does not attach programs of some sections that
+// libbpf knows, by their names up to the slash.
+var notAttached = map[string]string{
+	"action":        `an action belongs to a tc filter of somebody else; write SEC("tc"), whose program says itself what to do with a packet`,
+	"lirc_mode2":    "an infrared decoder is attached to a receiver, /dev/lircN, and not by this runner",
+	"lwt_in":        lwtIsOfRoute,
+	"lwt_out":       lwtIsOfRoute,
+	"lwt_seg6local": lwtIsOfRoute,
+	"lwt_xmit":      lwtIsOfRoute,
+	"sk_reuseport":  "the program is attached to a socket by the process that has the socket (SO_ATTACH_REUSEPORT_EBPF), and to no hook of the kernel",
+	"syscall":       "the program has no hook: it runs when a process asks for it (BPF_PROG_RUN)",
+}
+
+const lwtIsOfRoute = "the program belongs to a route, and is attached with it: ip route add ... encap bpf"
+
+// WhyNotAttached says why no program of an ELF section is ever attached; "" where
+// one may be.
+func WhyNotAttached(section string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(section, "?"), "/")
+	return notAttached[name]
 }
 
 func joinHooks(hooks []Hook) string {
@@ -393,7 +469,10 @@ func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Need
 // program at a time, or "". Such a program cannot run beside its successor.
 func (o *Object) Exclusive() string {
 	for _, name := range slices.Sorted(maps.Keys(o.Spec.Programs)) {
-		if o.Spec.Programs[name].Type == ebpf.XDP {
+		switch o.Spec.Programs[name].Type {
+		// An interface, a network namespace, a priority of netfilter, a name of a
+		// struct and a function have one.
+		case ebpf.XDP, ebpf.FlowDissector, ebpf.Netfilter, ebpf.StructOps, ebpf.Extension:
 			return name
 		}
 	}

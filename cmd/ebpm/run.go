@@ -73,7 +73,7 @@ func (s *session) runCommand() *cli.Command {
 const attachHelp = "The TARGET of --attach depends on what the program is attached to:\n" +
 	"  uprobe, uretprobe, usdt   BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone\n" +
 	"  XDP, tc, socket filter    an interface, several with commas, a pattern such as 'veth*'\n" +
-	"  cgroup, sockops           the path of a cgroup\n" +
+	"  cgroup, sockops           the path of a cgroup (lsm_cgroup, too)\n" +
 	"  perf_event                EVENT[@HZ] or @HZ, such as cpu-clock@99\n" +
 	"  every other               what follows the hook in its section: a function, a tracepoint"
 

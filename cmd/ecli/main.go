@@ -51,7 +51,7 @@ Options of run:
 A TARGET depends on what the program is attached to:
   uprobe, uretprobe, usdt       BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone
   XDP, tc, socket filter        An interface, several with commas, a pattern such as 'veth*'
-  cgroup, sockops               The path of a cgroup
+  cgroup, sockops, lsm_cgroup   The path of a cgroup
   perf_event                    EVENT[@HZ] or @HZ, such as cpu-clock@99
   every other                   What follows the hook in its section: a function, a tracepoint
 

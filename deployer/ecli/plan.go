@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -58,6 +59,13 @@ type plannedProgram struct {
 	meta *manifest.ProgMeta
 	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
 	usdt *usdtSpecs
+	// object is what the program is a part of; nil once it is attached.
+	object *ebpf.CollectionSpec
+	// maps are the object's maps in the kernel, and attached what was attached
+	// before this program, for hooks that attach to maps. They are there from
+	// when it is attached.
+	maps     map[string]*ebpf.Map
+	attached []io.Closer
 	// order is set by the hook where it matters which of a package's programs
 	// is attached first.
 	order int
@@ -118,6 +126,9 @@ func planProgramAt(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec, at manife
 	// The section of the object decides; the description's is not looked at.
 	section := strings.TrimPrefix(ps.SectionName, "?")
 	h, target := findHook(section)
+	if why := manifest.WhyNotAttached(section); h == nil && why != "" {
+		return plannedProgram{}, unsupported("section %q: %s", section, why)
+	}
 	if h == nil {
 		return plannedProgram{}, unsupported("section %q: this runner does not attach that hook; it attaches %s", section, strings.Join(hookNames(), ", "))
 	}
@@ -127,7 +138,7 @@ func planProgramAt(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec, at manife
 			ps.AttachTo = target // for which the kernel loads it
 		}
 	}
-	planned := plannedProgram{name: meta.Name, hook: h, target: target, at: at, pid: at.PID, spec: ps, meta: meta}
+	planned := plannedProgram{name: meta.Name, hook: h, target: target, at: at, pid: at.PID, spec: ps, meta: meta, object: spec}
 	if h.check != nil {
 		if err := h.check(&planned); err != nil {
 			return plannedProgram{}, fmt.Errorf("section %q: %w", section, err)

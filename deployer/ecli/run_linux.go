@@ -103,11 +103,14 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {
+				closeTargets(p)
 				return nil, fmt.Errorf("program %s: %w", prog.name, err)
 			}
 		}
 	}
-	if in.coll, err = load(p, spec); err != nil {
+	in.coll, err = load(p, spec)
+	closeTargets(p)
+	if err != nil {
 		return nil, err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
@@ -124,13 +127,14 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 		prog := &p.programs[i]
 		prog.usdt = usdt
 		section := prog.spec.SectionName
+		prog.maps, prog.attached = in.coll.Maps, in.links
 		link, target, err := prog.hook.attach(prog, in.coll.Programs[prog.name], o)
 		if err != nil {
 			return nil, explain(fmt.Errorf("attach program %s (%s): %w", prog.name, section, err))
 		}
 		in.links = append(in.links, link)
 		in.reporter.programs = append(in.reporter.programs, manifest.ProgramStatus{Name: prog.name, Section: section, Target: target})
-		prog.spec = nil
+		prog.spec, prog.object, prog.maps, prog.attached = nil, nil, nil, nil
 	}
 	if o.ReadySocket != "" {
 		if in.ready, err = listenReady(o.ReadySocket); err != nil {
@@ -138,6 +142,17 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 		}
 	}
 	return in, nil
+}
+
+// closeTargets closes the loaded programs that those of the plan are loaded
+// against.
+func closeTargets(p *plan) {
+	for i := range p.programs {
+		if spec := p.programs[i].spec; spec.AttachTarget != nil {
+			_ = spec.AttachTarget.Close()
+			spec.AttachTarget = nil
+		}
+	}
 }
 
 // run prints events until ctx is done.
