@@ -55,13 +55,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("read the object as ELF: %w", err)
 	}
-	p, err := newPlan(meta, spec)
+	targets, err := manifest.Targets(programsOf(meta, spec), o.Interface, o.Attach)
 	if err != nil {
 		return err
 	}
-	if o.Interface != "" && !p.onInterface() {
-		return manifest.WithKind(manifest.KindUsage,
-			fmt.Errorf("network interface %s: the package has no program that is attached to one", o.Interface), "")
+	p, err := newPlanAt(meta, spec, targets)
+	if err != nil {
+		return err
 	}
 	if err := applySettings(spec, settings); err != nil {
 		return err
@@ -119,8 +119,11 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	return in, nil
 }
 
-// prepare changes the programs to what the kernel has.
-func prepare(p *plan, o *Options) error {
+// prepare changes the programs to what is here: the targets, and the kernel.
+func prepare(p *plan, o *Options) (err error) {
+	if p.programs, err = resolveTargets(p.programs); err != nil {
+		return err
+	}
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {
@@ -323,8 +326,8 @@ func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOpti
 	}
 	for i := range p.programs {
 		prog := &p.programs[i]
-		if prog.hook.load == nil {
-			continue
+		if prog.hook.load == nil || coll.Programs[prog.name] != nil {
+			continue // what is planned for several targets is loaded once
 		}
 		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
 			delete(coll.Programs, prog.name)
