@@ -18,7 +18,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/Masterminds/semver/v3"
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
@@ -28,7 +27,8 @@ import (
 
 // runHandover runs the package as one of several instances of a release.
 func runHandover(ctx context.Context, p *plan, spec *ebpf.CollectionSpec, o *Options) error {
-	if !canHandOver() {
+	// Before, links of perf events cannot be handed over.
+	if olderThan("5.15") {
 		fmt.Fprintln(o.Stderr, "warning: handovers need Linux 5.15: while two instances live, events are printed twice")
 		in, err := start(p, spec, o)
 		if err != nil {
@@ -802,14 +802,4 @@ func (g *generation) became(role string, move time.Duration) {
 		}
 	}
 	g.reporter.record(event)
-}
-
-// handoverKernel is the first one on which links of perf events can be handed over:
-// Linux 5.15.
-var handoverKernel = semver.MustParse("5.15.0")
-
-// canHandOver reports whether this kernel has what a handover needs.
-func canHandOver() bool {
-	v, err := manifest.KernelVersion(kernelRelease())
-	return err != nil || !v.LessThan(handoverKernel)
 }

@@ -34,7 +34,8 @@ func init() {
 			}
 			return nil
 		},
-		attach: attachCgroup,
+		identity: sameCgroup,
+		attach:   attachCgroup,
 	})
 }
 

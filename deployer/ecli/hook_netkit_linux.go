@@ -24,7 +24,8 @@ func init() {
 			_, err := parseInterface(p.meta.Extra["ifindex"])
 			return err
 		},
-		attach: attachNetkit,
+		identity: sameInterface(annotatedInterface),
+		attach:   attachNetkit,
 	})
 }
 

@@ -25,7 +25,8 @@ func init() {
 			_, err := parseInterface(p.meta.Extra["ifindex"])
 			return err
 		},
-		attach: attachSocket,
+		identity: sameInterface(annotatedInterface),
+		attach:   attachSocket,
 	})
 }
 

@@ -20,6 +20,12 @@ func init() {
 			p.order = x.priority
 			return err
 		},
+		identity: sameInterface(func(p *plannedProgram) (netInterface, error) {
+			x, err := tcOptions(p)
+			return x.iface, err
+		}),
+		// A filter of clsact is no descriptor.
+		gated:  func(*plannedProgram) bool { return olderThan("6.6") },
 		attach: attachTC,
 	})
 }

@@ -27,8 +27,9 @@ func init() {
 			_, err := parseUprobe(p)
 			return err
 		},
-		prepare: prepareUprobe,
-		attach:  attachUprobe,
+		prepare:  prepareUprobe,
+		identity: sameBinary,
+		attach:   attachUprobe,
 	})
 }
 

@@ -27,6 +27,10 @@ func init() {
 			_, err := xdpOptions(p.meta)
 			return err
 		},
+		identity: sameInterface(func(p *plannedProgram) (netInterface, error) {
+			x, err := xdpOptions(p.meta)
+			return x.iface, err
+		}),
 		attach: attachXDP,
 	})
 }
