@@ -31,6 +31,11 @@ func TestParseFlags(t *testing.T) {
 			attach:  []manifest.Attach{{Program: "a", Target: "eth0,veth*"}, {Program: "b", Target: "/bin/sh:main,pid=1"}, {Program: "a", Target: "lo"}},
 			program: "p", args: []string{"--attach", "x"},
 		}},
+		{words: "--handover /h --carry .bss --carry=.data --reset-state p", want: flags{
+			handover: "/h", carry: manifest.Carry{Maps: []string{".bss", ".data"}}, resetState: true, program: "p",
+		}},
+		{words: "--handover=/h --carry all p", want: flags{handover: "/h", carry: manifest.Carry{All: true}, program: "p"}},
+		{words: "--carry all p", wantErr: "--handover DIR"},
 		{words: "--attach eth0 p", wantErr: `"eth0" is not PROGRAM=TARGET`},
 		{words: "--attach", wantErr: "a value is required for '--attach'"},
 		{words: "-- -odd- --help", want: flags{program: "-odd-", args: []string{"--help"}}},
