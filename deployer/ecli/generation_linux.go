@@ -51,7 +51,7 @@ func runHandover(ctx context.Context, p *plan, spec *ebpf.CollectionSpec, o *Opt
 	defer func() { _ = unix.Close(g.pkg) }()
 	o.Package = nil
 	err = handover.Run(ctx, g, handover.Options{
-		Dir: o.Handover, Revision: o.Revision, Became: g.became, Hung: o.Hung,
+		Dir: o.Handover, Revision: o.Revision, Became: g.became, Hung: o.Hung, Step: o.Step,
 		Log: func(s string) { fmt.Fprintln(o.Stderr, TextFor(o.Stderr, s)) },
 	})
 	var refused *handover.RefusedError

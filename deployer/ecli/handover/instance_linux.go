@@ -64,6 +64,9 @@ type Options struct {
 	// Hung is called in a goroutine of its own when a move does not come to its
 	// end. It ends the process, so that the other instance goes on.
 	Hung func(error)
+	// Step is told of each step of the host, before and after it. It is nil but in
+	// tests, which end the process there.
+	Step func(string)
 }
 
 // Bounds of time.
@@ -125,6 +128,9 @@ func watch(c conn) *peer {
 // nil after the end, a *[RefusedError] if the current one hands nothing over, and
 // the errors of host.
 func Run(ctx context.Context, host Host, o Options) (err error) {
+	if o.Step != nil {
+		host = stepped{host, o.Step}
+	}
 	i := &instance{Options: o, host: host}
 	if i.place, err = openPlace(o.Dir); err != nil {
 		return err
