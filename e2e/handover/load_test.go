@@ -49,8 +49,12 @@ func offsetOf(f func(uint64, uint64)) string {
 	panic("the file has no such function")
 }
 
-// firstThread is FIRST of load.bpf.c.
-const firstThread = 100
+// firstThread is FIRST_THREAD of load.bpf.c: tracepoints show the events of other runs of
+// these tests, too.
+var firstThread = 1_000_000 + 8*os.Getpid()
+
+// firstPort is FIRST_PORT of load.bpf.c.
+const firstPort = 100
 
 // A load makes numbered events at hooks, on threads of its own.
 type load struct {
@@ -251,13 +255,13 @@ func address(n uint32) [4]byte { return [4]byte{127, byte(n >> 16), byte(n >> 8)
 func connects(thread int) (func(uint32) error, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	return func(n uint32) error {
-		return unix.Connect(fd, &unix.SockaddrInet4{Addr: address(n), Port: (firstThread + thread) << 8})
+		return unix.Connect(fd, &unix.SockaddrInet4{Addr: address(n), Port: (firstPort + thread) << 8})
 	}, err
 }
 
 // datagrams sends datagrams to a socket that nobody reads.
 func datagrams(thread int) (func(uint32) error, error) {
-	port := (firstThread + thread) << 8
+	port := (firstPort + thread) << 8
 	to, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -282,7 +286,6 @@ func sysctls(thread int) (func(uint32) error, error) {
 	f, err := os.OpenFile("/proc/sys/net/core/somaxconn", os.O_WRONLY, 0)
 	var text []byte
 	return func(n uint32) error {
-		// firstThread is 4 more than a multiple of 8.
 		text = strconv.AppendUint(text[:0], uint64(n)*8+uint64(thread), 10)
 		_, err := unix.Pwrite(int(f.Fd()), text, 0)
 		return err

@@ -145,6 +145,16 @@ func (p *process) handover() manifest.Handover {
 	return manifest.Handover{}
 }
 
+// moved reports whether the process has ever taken over from another one, or has
+// been taken over from.
+func (p *process) moved() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.statuses, func(s manifest.Status) bool {
+		return s.Handover != nil && (s.Handover.Milliseconds > 0 || s.Handover.Role == manifest.RoleStandby)
+	})
+}
+
 func (p *process) role() string { return p.handover().Role }
 
 // text is what the process has said.
@@ -218,24 +228,27 @@ func kernelBefore(t testing.TB) func() {
 	}
 }
 
-// leftOver waits until the kernel holds nothing of the test. Others may use the
-// kernel at the same time, so only what has a name of load.bpf.c or of a handover
-// counts.
+// leftOver waits until what is in the kernel now and was not before is gone. What
+// others put there meanwhile is not looked at, so nobody of the test may live.
 func leftOver(before kernel.Objects) error {
 	// Who lists maps at the moment in which a program array dies keeps it for ever:
 	// the first look is late.
 	time.Sleep(200 * time.Millisecond)
-	var err error
-	within(10*time.Second, func() bool {
-		var now kernel.Objects
+	now, err := kernel.List()
+	if err != nil {
+		return err
+	}
+	left := now.Minus(before)
+	within(20*time.Second, func() bool {
+		time.Sleep(100 * time.Millisecond)
 		if now, err = kernel.List(); err != nil {
 			return true
 		}
-		if err = ours(now.Minus(before)); err == nil {
-			return true
-		}
-		time.Sleep(300 * time.Millisecond)
-		return false
+		left = left.Minus(left.Minus(now))
+		return left.Empty()
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return ours(left)
 }

@@ -38,9 +38,15 @@ type count struct {
 	last                      uint32
 	records                   int
 	lost, doubled, inversions int
-	dead                      int // lost while nobody lived
-	pardon                    bool
+	gaps                      int
+	// replayed is what a killed instance had written and not yet ticked off, so that
+	// another one has written it again.
+	replayed int
+	previous uint32
+	dead                      int    // lost while nobody lived
 	first                     string // what was first wrong
+	// These are lost and gaps at the last mark.
+	markLost, markGaps int
 }
 
 // A tally reads what all instances print, through one queue, and so in one order.
@@ -51,6 +57,7 @@ type tally struct {
 	counts   [16][maxThreads]count
 	versions [3]int
 	bad      []string
+	killed   bool // since the last mark
 	done     chan struct{}
 }
 
@@ -122,29 +129,43 @@ func (c *tally) line(line []byte) {
 	was := *k
 	switch {
 	case seq == k.last+1:
+	case c.killed && seq < k.last+1 && (k.previous == k.last || k.previous+1 == seq):
+		k.replayed++
 	case seq == k.last:
 		k.doubled++
 	case seq < k.last:
 		k.inversions++
-	case k.pardon:
-		k.dead += int(seq - k.last - 1)
 	default:
 		k.lost += int(seq - k.last - 1)
+		k.gaps++
 	}
-	k.pardon = false
 	if k.first == "" && (k.doubled != was.doubled || k.inversions != was.inversions || k.lost != was.lost) {
 		k.first = fmt.Sprintf("%d behind %d", seq, k.last)
 	}
-	k.last = max(k.last, seq)
+	k.last, k.previous = max(k.last, seq), seq
 }
 
-// pardon forgives each hook one gap: nobody lives.
-func (c *tally) pardon() {
+// kill says that an instance is killed that may print.
+func (c *tally) kill() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.killed = true
+}
+
+// mark forgives each hook one gap since the mark before where somebody started with
+// nobody there, and begins anew.
+func (c *tally) mark(forgive bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.killed = false
 	for h := range c.counts {
 		for t := range c.counts[h] {
-			c.counts[h][t].pardon = true
+			k := &c.counts[h][t]
+			if forgive && k.gaps <= k.markGaps+1 {
+				k.dead += k.lost - k.markLost
+				k.lost = k.markLost
+			}
+			k.markLost, k.markGaps = k.lost, k.gaps
 		}
 	}
 }
@@ -162,8 +183,9 @@ func (c *tally) behind(thread int, hooks []int, n uint32) uint32 {
 
 // caughtUp waits until everything is printed that was sent.
 func (c *tally) caughtUp(l *load) bool {
+	sent := l.sent()
 	return within(20e9, func() bool {
-		for thread, n := range l.sent() {
+		for thread, n := range sent {
 			if c.behind(thread, l.hooks, n) > 0 {
 				return false
 			}
@@ -184,7 +206,7 @@ func (c *tally) check(t testing.TB, l *load) string {
 	sent := l.sent()
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "hook\trecords\tlost\tdoubled\tinversions\tdead\t")
+	fmt.Fprintln(w, "hook\trecords\tlost\tdoubled\tinversions\tprinted again\tdead\t")
 	for _, h := range l.hooks {
 		var sum count
 		for thread := range sent {
@@ -194,6 +216,7 @@ func (c *tally) check(t testing.TB, l *load) string {
 			sum.doubled += k.doubled
 			sum.inversions += k.inversions
 			sum.dead += k.dead
+			sum.replayed += k.replayed
 			if exact(h) && (k.lost != 0 || k.doubled != 0 || k.inversions != 0) {
 				t.Errorf("%s, thread %d: %d lost, %d doubled, %d in another order; first %s", hookNames[h], thread, k.lost, k.doubled, k.inversions, k.first)
 			}
@@ -201,7 +224,7 @@ func (c *tally) check(t testing.TB, l *load) string {
 				t.Errorf("%s, thread %d: the last record is %d of %d", hookNames[h], thread, k.last, sent[thread])
 			}
 		}
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t\n", hookNames[h], sum.records, sum.lost, sum.doubled, sum.inversions, sum.dead)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t\n", hookNames[h], sum.records, sum.lost, sum.doubled, sum.inversions, sum.replayed, sum.dead)
 	}
 	_ = w.Flush()
 	return text.String()
@@ -269,7 +292,8 @@ func isOurs(name string) bool {
 	return slices.ContainsFunc(ourNames, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
-// ours returns an error that names what is of this test.
+// ours returns an error that names what is of load.bpf.c or of a handover: other
+// programs may use the kernel at the same time.
 func ours(o kernel.Objects) error {
 	var left []string
 	for _, id := range o.Programs {

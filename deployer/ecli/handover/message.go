@@ -29,7 +29,9 @@ const (
 // name them in the order in which they come.
 type Message interface{ kind() string }
 
-// Hello is the first word of a new instance.
+// Hello is the first word of a new instance. It and [Refuse] keep their fields in
+// all protocols, and may get more, so that any two versions understand at least
+// that they do not understand each other.
 type Hello struct {
 	Protocol int `json:"protocol"`
 	// Revision says which of two instances is to follow the other: that with the
@@ -162,8 +164,15 @@ func decode(data []byte) (Message, int, error) {
 	if len(data) > maxMessage {
 		return nil, 0, fmt.Errorf("%d bytes, at most %d are read", len(data), maxMessage)
 	}
+	read := strict
 	var e envelope
-	if err := strict(data, &e); err != nil {
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, 0, err
+	}
+	if e.Kind == (Hello{}).kind() || e.Kind == (Refuse{}).kind() {
+		read = json.Unmarshal
+	}
+	if err := read(data, &e); err != nil {
 		return nil, 0, err
 	}
 	typ, ok := kinds[e.Kind]
@@ -171,7 +180,7 @@ func decode(data []byte) (Message, int, error) {
 		return nil, 0, fmt.Errorf("a message of the unknown kind %.40q", e.Kind)
 	}
 	v := reflect.New(typ)
-	if err := strict(e.Body, v.Interface()); err != nil {
+	if err := read(e.Body, v.Interface()); err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", e.Kind, err)
 	}
 	m := v.Elem().Interface().(Message)

@@ -14,7 +14,10 @@
 #endif
 #define GETPRIORITY 140 // x86-64
 #define SETPRIORITY 141
-#define FIRST 100	// of the threads
+#ifndef FIRST_THREAD
+#define FIRST_THREAD 100 // of the threads; each run of the tests has others
+#endif
+#define FIRST_PORT 100 // their ports, the upper byte
 #define ETH_P_IP 0x0800
 #define ETHERTYPE 0x88b5 // IEEE 802, for experiments
 #define LEVEL 0xeb	// of an option that no socket has
@@ -49,11 +52,11 @@ struct {
 
 static __always_inline void see(__u32 hook, __u64 which, __u64 n)
 {
-	struct place at = {.hook = hook, .thread = which - FIRST};
+	struct place at = {.hook = hook, .thread = which - FIRST_THREAD};
 	struct seen first = {.last = n, .count = 1}, *s;
 	struct record *r;
 
-	if (which < FIRST || which >= FIRST + 8)
+	if (which < FIRST_THREAD || which >= FIRST_THREAD + 8)
 		return;
 	s = bpf_map_lookup_elem(&seen, &at);
 	if (!s) {
@@ -153,7 +156,7 @@ int by_socket(struct __sk_buff *skb)
 SEC("cgroup/connect4")
 int by_connect4(struct bpf_sock_addr *ctx)
 {
-	see(7, bpf_ntohs(ctx->user_port) >> 8, bpf_ntohl(ctx->user_ip4) & 0xffffff);
+	see(7, (bpf_ntohs(ctx->user_port) >> 8) - FIRST_PORT + FIRST_THREAD, bpf_ntohl(ctx->user_ip4) & 0xffffff);
 	return 1;
 }
 
@@ -171,7 +174,7 @@ int by_cgroup_skb(struct __sk_buff *skb)
 SEC("sk_lookup")
 int by_sk_lookup(struct bpf_sk_lookup *ctx)
 {
-	see(9, ctx->local_port >> 8, bpf_ntohl(ctx->local_ip4) & 0xffffff);
+	see(9, (ctx->local_port >> 8) - FIRST_PORT + FIRST_THREAD, bpf_ntohl(ctx->local_ip4) & 0xffffff);
 	return SK_PASS;
 }
 
@@ -184,7 +187,7 @@ int by_sysctl(struct bpf_sysctl *ctx)
 	if (!ctx->write || bpf_sysctl_get_new_value(ctx, text, sizeof(text)) < 0)
 		return 1;
 	if (bpf_strtoul(text, sizeof(text), 10, &n) > 0)
-		see(10, n % 8 + FIRST, n / 8);
+		see(10, n % 8 + FIRST_THREAD, n / 8);
 	return 1;
 }
 
@@ -230,7 +233,7 @@ int by_sleepable(struct pt_regs *ctx)
 SEC("tracepoint/syscalls/sys_enter_getpgid")
 int by_more(struct trace_event_raw_sys_enter *ctx)
 {
-	see(14, ctx->args[0] - 1000000, 1);
+	see(14, ctx->args[0], 1);
 	return 0;
 }
 #endif
