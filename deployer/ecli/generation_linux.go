@@ -399,6 +399,9 @@ func (g *generation) buffers() (names []string, files []int) {
 func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (_ handover.Ready, mine []int, err error) {
 	got := fileList(files)
 	defer got.close()
+	if err := handover.CheckLinks(o.Parts, files, 2); err != nil {
+		return handover.Ready{}, nil, err
+	}
 	defer func() { err = g.undoneUnless(err) }()
 	g.peer = &peer{pkg: got.take(), buffers: map[string]int{}}
 	if g.cell, err = handover.AdoptCell(got.take()); err != nil {
@@ -542,6 +545,9 @@ func (l *fileList) close() {
 func (g *generation) Keep(r handover.Ready, files []int) (err error) {
 	got := fileList(files)
 	defer got.close()
+	if err := handover.CheckLinks(r.Parts, files, 1); err != nil {
+		return err
+	}
 	g.peer = &peer{pkg: got.take(), buffers: map[string]int{}}
 	for _, p := range r.Parts {
 		theirs := &part{Part: p, foreign: true}

@@ -67,7 +67,8 @@ func inside() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), insideEnv+"=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET}
+	lockThread() // its end is a signal to the child
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
@@ -135,7 +136,7 @@ func makeNetwork() error {
 }
 
 // cgroup is where the process of the tests is, which makes the events.
-const cgroup = "/sys/fs/cgroup/unified/ebpm-handover-test"
+var cgroup = fmt.Sprintf("/sys/fs/cgroup/unified/ebpm-handover-%d", os.Getpid())
 
 // makeCgroup enters the cgroup, and returns what leaves and removes it.
 func makeCgroup() (func() error, error) {

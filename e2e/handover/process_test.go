@@ -155,6 +155,23 @@ func (p *process) moved() bool {
 	})
 }
 
+// attached reports whether the process has attached its programs.
+func (p *process) attached() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.ContainsFunc(p.statuses, func(s manifest.Status) bool { return s.Event == manifest.StatusAttached })
+}
+
+// last is what the process has said last of its programs.
+func (p *process) last() manifest.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.statuses) == 0 {
+		return manifest.Status{}
+	}
+	return p.statuses[len(p.statuses)-1]
+}
+
 func (p *process) role() string { return p.handover().Role }
 
 // text is what the process has said.

@@ -43,8 +43,8 @@ type count struct {
 	// another one has written it again.
 	replayed int
 	previous uint32
-	dead                      int    // lost while nobody lived
-	first                     string // what was first wrong
+	dead     int    // lost while nobody lived
+	first    string // what was first wrong
 	// These are lost and gaps at the last mark.
 	markLost, markGaps int
 }

@@ -86,6 +86,12 @@ func (c conn) receive(ctx context.Context) (_ Message, files []int, err error) {
 	if err != nil {
 		return nil, files, fmt.Errorf("read a message: %w", err)
 	}
+	if len(files) < want {
+		// The rest was sent with it.
+		if err := c.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+			return nil, files, err
+		}
+	}
 	for len(files) < want {
 		before := len(files)
 		if data, files, err = c.packet(files); err != nil {

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -20,7 +18,9 @@ import (
 // are called one after the other. Files are descriptors; those that a method
 // takes are its own, those that it returns stay the host's.
 type Host interface {
-	// Start puts the programs in their places where no other instance is.
+	// Start puts the programs in their places where no other instance is. After an
+	// error it is as if it had not been called; one of [manifest.KindConflict] says
+	// that a place is taken which has room for one.
 	Start(context.Context) error
 	// Offer says what a successor gets.
 	Offer() (Offer, []int, error)
@@ -251,7 +251,7 @@ const busyPause = 250 * time.Millisecond
 func (i *instance) coldAlone(ctx context.Context) (string, error) {
 	for told := false; ; {
 		role, err := i.cold(ctx)
-		if !errors.Is(err, unix.EBUSY) {
+		if manifest.KindOf(err) != manifest.KindConflict {
 			return role, err
 		}
 		if !told {
@@ -316,7 +316,7 @@ func (i *instance) greet(ctx context.Context, c conn) (_ string, err error) {
 		}
 		i.Log(fmt.Sprintf("the running instance hands over by protocol %d, this one by %d: events are doubled until it ends", m.Protocol, Protocol))
 		role, err := i.cold(ctx)
-		if errors.Is(err, unix.EBUSY) {
+		if manifest.KindOf(err) == manifest.KindConflict {
 			keep = true
 			i.Log(fmt.Sprintf("%v: waiting for the end of the running instance", err))
 			i.Became(manifest.RoleStale, 0)
