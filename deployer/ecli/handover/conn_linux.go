@@ -64,8 +64,16 @@ func (c conn) receive(ctx context.Context) (_ Message, files []int, err error) {
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return nil, nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-stopped // else it would end the next read
+		}
+	}()
 	defer func() {
 		if err != nil {
 			closeFiles(files)
