@@ -76,7 +76,7 @@ test: deps build ## every test, those on the real cluster and on other kernels i
 	$(MAKE) e2e
 
 e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
-	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./builder/image
+	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./e2e/handover ./builder/image
 
 # With UPDATE=1 it also writes the table of docs/hooks.md.
 kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QEMU
@@ -84,6 +84,7 @@ kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QE
 
 bench: deps build image-programs ## print the figures that the documentation quotes
 	go run ./e2e/bench
+	go test -tags e2e -count 1 -timeout 60m -v -run 'Moves|Kill' ./e2e/handover -full
 
 deps: ## install by apt what is missing (Debian 12, root)
 	@missing=$$(for p in $(APT_TEST); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -38,7 +39,7 @@ func startChain(t testing.TB) *chain {
 	c.current = c.release.start(t, c.version())
 	c.current.waitRole(manifest.RoleCurrent)
 	c.before = c.current
-	c.load = startLoad(t, c.tally, maxThreads, killRate, allHooks)
+	c.load = startLoad(t, c.tally, killRate, allHooks)
 	return c
 }
 
@@ -205,7 +206,7 @@ func TestKillAtRandom(t *testing.T) {
 // TestKillAllLeavesNothing ends all instances at once, at rest and in a move.
 func TestKillAllLeavesNothing(t *testing.T) {
 	for _, n := range []int{1, 2, 3} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			empty := kernelBefore(t)
 			r := newRelease(t, newTally(t))
 			var all []*process

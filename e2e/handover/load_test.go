@@ -62,13 +62,12 @@ type load struct {
 	hooks []int
 	tally *tally
 	// rate is of events a second at each hook; 0 is as many as go.
-	rate    int
-	n       [maxThreads]atomic.Uint32
-	threads int
-	stop    chan struct{}
-	done    chan struct{}
-	begun   time.Time
-	took    time.Duration
+	rate  int
+	n     [maxThreads]atomic.Uint32
+	stop  chan struct{}
+	done  chan struct{}
+	begun time.Time
+	took  time.Duration
 }
 
 // allHooks are those of load.bpf.c, and fastHooks those whose events cost least.
@@ -81,10 +80,10 @@ var (
 // the ring buffers of load.bpf.c must find room there.
 const window = 40000
 
-func startLoad(t testing.TB, c *tally, threads, rate int, hooks []int) *load {
+func startLoad(t testing.TB, c *tally, rate int, hooks []int) *load {
 	t.Helper()
-	l := &load{t: t, hooks: hooks, tally: c, rate: rate, threads: threads, stop: make(chan struct{}), done: make(chan struct{}), begun: time.Now()}
-	for thread := range threads {
+	l := &load{t: t, hooks: hooks, tally: c, rate: rate, stop: make(chan struct{}), done: make(chan struct{}), begun: time.Now()}
+	for thread := range maxThreads {
 		go func() {
 			defer func() { l.done <- struct{}{} }()
 			runtime.LockOSThread() // for good: the thread is bound to a processor
@@ -105,14 +104,14 @@ func (l *load) end() {
 	default:
 	}
 	close(l.stop)
-	for range l.threads {
+	for range maxThreads {
 		<-l.done
 	}
 	l.took = time.Since(l.begun)
 }
 
 func (l *load) sent() []uint32 {
-	sent := make([]uint32, l.threads)
+	sent := make([]uint32, maxThreads)
 	for i := range sent {
 		sent[i] = l.n[i].Load()
 	}
@@ -159,7 +158,7 @@ func (l *load) run(thread int) error {
 		}
 		n := l.n[thread].Load()
 		if l.rate > 0 {
-			due := time.Duration(n) * time.Second * time.Duration(l.threads) / time.Duration(l.rate)
+			due := time.Duration(n) * time.Second * time.Duration(maxThreads) / time.Duration(l.rate)
 			if d := due - time.Since(begun); d > 0 {
 				time.Sleep(d)
 			}

@@ -34,7 +34,7 @@ func TestMoves(t *testing.T) {
 			r := newRelease(t, c)
 			old := r.start(t, v1(t))
 			old.waitRole(manifest.RoleCurrent)
-			l := startLoad(t, c, maxThreads, tt.rate, tt.hooks)
+			l := startLoad(t, c, tt.rate, tt.hooks)
 			var standby *process
 			var took []time.Duration
 			for i := range tt.moves {

@@ -8,11 +8,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -201,7 +201,7 @@ func TestHostileNew(t *testing.T) {
 			r := newRelease(t, c)
 			good := r.start(t, v1(t))
 			good.waitRole(manifest.RoleCurrent)
-			l := startLoad(t, c, maxThreads, killRate, allHooks)
+			l := startLoad(t, c, killRate, allHooks)
 			s := dial(t, r.dir)
 			attack(t, s)
 			_ = s.Close()
@@ -506,9 +506,9 @@ func TestFolder(t *testing.T) {
 		r.out = c.in
 		old := r.start(t, v1(t))
 		old.waitRole(manifest.RoleCurrent)
-		l := startLoad(t, c, maxThreads, killRate, allHooks)
+		l := startLoad(t, c, killRate, allHooks)
 		for i := range 40 {
-			if os.WriteFile(filepath.Join(r.dir, fmt.Sprint(i)), nil, 0o600) != nil {
+			if os.WriteFile(filepath.Join(r.dir, strconv.Itoa(i)), nil, 0o600) != nil {
 				break
 			}
 		}
@@ -548,7 +548,7 @@ func TestFolder(t *testing.T) {
 		r.out = c.in
 		old := r.start(t, v1(t))
 		old.waitRole(manifest.RoleCurrent)
-		l := startLoad(t, c, maxThreads, killRate, allHooks)
+		l := startLoad(t, c, killRate, allHooks)
 		// The same folder, as a container might have it.
 		there := &release{dir: t.TempDir(), out: c.in}
 		t.Cleanup(func() { _ = unix.Unmount(there.dir, unix.MNT_DETACH) })

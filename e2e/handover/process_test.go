@@ -71,7 +71,7 @@ func places() []string {
 }
 
 // start starts the built ecli.
-func (r *release) start(t testing.TB, pkg string, env ...string) *process {
+func (r *release) start(t testing.TB, pkg string) *process {
 	args := []string{"run", "-j", "--handover", r.dir}
 	if r.dir == "" {
 		args = args[:2]
@@ -83,7 +83,7 @@ func (r *release) start(t testing.TB, pkg string, env ...string) *process {
 			args = append(args, "--attach", at)
 		}
 	}
-	return r.run(t, exec.Command(filepath.Join(bin, "ecli"), append(args, pkg)...), env...)
+	return r.run(t, exec.Command(filepath.Join(bin, "ecli"), append(args, pkg)...))
 }
 
 // startStepped starts an instance that ends itself at a step.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,7 +26,7 @@ func TestOtherShape(t *testing.T) {
 	r := newRelease(t, c)
 	old := r.start(t, v1(t))
 	old.waitRole(manifest.RoleCurrent)
-	l := startLoad(t, c, maxThreads, killRate, allHooks)
+	l := startLoad(t, c, killRate, allHooks)
 	for _, pkg := range []string{more, v1(t), more, v2(t)} { // one more, one fewer
 		p := r.start(t, pkg)
 		p.waitRole(manifest.RoleCurrent)
@@ -60,7 +61,7 @@ func TestOtherShape(t *testing.T) {
 // fit a packet.
 func TestManyPrograms(t *testing.T) {
 	for _, n := range []int{64, 140} {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			dir := filepath.Join(work, fmt.Sprint("many", n))
 			if err := os.MkdirAll(dir, 0o755); err != nil {
 				t.Fatal(err)
@@ -105,7 +106,7 @@ func TestTwoAtOnce(t *testing.T) {
 	r := newRelease(t, c)
 	old := r.start(t, v1(t))
 	old.waitRole(manifest.RoleCurrent)
-	l := startLoad(t, c, maxThreads, killRate, allHooks)
+	l := startLoad(t, c, killRate, allHooks)
 	all := []*process{old}
 	for i := range 3 {
 		all = append(all, r.start(t, versions(t, i)))
@@ -143,14 +144,17 @@ func TestTwoAtOnce(t *testing.T) {
 // and both end well.
 func TestEndInMove(t *testing.T) {
 	for _, who := range []string{"old", "new", "both"} {
-		for _, after := range []time.Duration{50 * time.Millisecond, 150 * time.Millisecond, 250 * time.Millisecond, 350 * time.Millisecond, 500 * time.Millisecond} {
+		for _, after := range []time.Duration{50 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond, 250 * time.Millisecond, 350 * time.Millisecond, 500 * time.Millisecond} {
+			if !*full && after%(100*time.Millisecond) != 50*time.Millisecond {
+				continue
+			}
 			t.Run(fmt.Sprint(who, " after ", after), func(t *testing.T) {
 				empty := kernelBefore(t)
 				c := newTally(t)
 				r := newRelease(t, c)
 				old := r.start(t, v1(t))
 				old.waitRole(manifest.RoleCurrent)
-				l := startLoad(t, c, maxThreads, killRate, allHooks)
+				l := startLoad(t, c, killRate, allHooks)
 				p := r.start(t, v2(t))
 				time.Sleep(after)
 				for _, one := range []*process{old, p} {
@@ -194,7 +198,7 @@ func TestSlow(t *testing.T) {
 	r := newRelease(t, c)
 	old := r.start(t, v1(t))
 	old.waitRole(manifest.RoleCurrent)
-	l := startLoad(t, c, maxThreads, killRate, allHooks)
+	l := startLoad(t, c, killRate, allHooks)
 	p := r.startStepped(t, v2(t), 0, slowEnv+"=3s", timeoutEnv+"=2s")
 	if !within(30*time.Second, p.ended) {
 		t.Fatalf("it does not end\n%s", p.text())
@@ -218,7 +222,7 @@ func TestStopped(t *testing.T) {
 	r := newRelease(t, c)
 	old := r.start(t, v1(t))
 	old.waitRole(manifest.RoleCurrent)
-	l := startLoad(t, c, maxThreads, killRate, allHooks)
+	l := startLoad(t, c, killRate, allHooks)
 	p := r.startStepped(t, v2(t), 0, slowEnv+"=2s")
 	if !within(30*time.Second, func() bool { return strings.Contains(p.text(), "before prepare") }) {
 		t.Fatal(p.text())

@@ -31,6 +31,7 @@ const hookChanged, hookSleepable = 12, 13
 // exact reports whether moves lose and double nothing of a hook.
 func exact(hook int) bool { return hook != hookChanged && hook != hookSleepable }
 
+// maxThreads is how many threads make events.
 const maxThreads = 2
 
 // A count is what is known of one hook and one thread.
