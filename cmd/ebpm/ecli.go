@@ -103,24 +103,17 @@ func (s *session) pullModule(c *cli.Context, word, file string) error {
 	return nil
 }
 
-// replaceFile writes a file whole or not at all; to what is no regular file,
-// such as a device, it is written.
+// replaceFile writes a regular file whole or not at all. Anything else that is
+// there, such as a device, a pipe or a link to one, is written to.
 func replaceFile(file string, data []byte) error {
-	target, err := filepath.EvalSymlinks(file)
-	if errors.Is(err, os.ErrNotExist) {
+	info, err := os.Lstat(file)
+	if errors.Is(err, os.ErrNotExist) || err == nil && info.Mode().IsRegular() {
 		return writeFile(file, data)
 	}
 	if err != nil {
 		return err
 	}
-	info, err := os.Stat(target)
-	if err != nil {
-		return err
-	}
-	if info.Mode().IsRegular() {
-		return writeFile(target, data)
-	}
-	f, err := os.OpenFile(target, os.O_WRONLY, 0)
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
 	if err != nil {
 		return err
 	}

@@ -179,7 +179,7 @@ func errUnknownType(name string) error {
 }
 
 func errWasm(name string) error {
-	return fmt.Errorf("%s is a Wasm module: ecli will run those in a later version, today it runs packages (json and tar)", name)
+	return fmt.Errorf("%s: ecli will run Wasm modules in a later version; today it runs packages (json and tar)", name)
 }
 
 // decodeProgram reads a program of a type.

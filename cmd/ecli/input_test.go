@@ -163,7 +163,7 @@ func TestFetch(t *testing.T) {
 		{"a package as a tar", "/bin/cp " + pkg + ` "$3/package.json"`, "r.example/x:1", typeTar, "read tar", ""},
 		{"a package in a module", "/bin/cp " + pkg + ` "$3/module"`, "r.example/x:1", typeJSON, "", ""},
 		{"a package in a module, unasked", "/bin/cp " + pkg + ` "$3/module"`, "x:1", "", "", ""},
-		{"a module", `printf '\000asm\001' >"$3/module"`, "x:1", "", "x:1 is a Wasm module", ""},
+		{"a module", `printf '\000asm\001' >"$3/module"`, "x:1", "", "x:1: ecli will run Wasm modules", ""},
 		{"an empty module", `: >"$3/module"`, "x:1", "", "decode package", ""},
 		{"a URL", "/bin/cp " + pkg + ` "$3/download"`, "HTTP://h/x.json", "", "", ""},
 		{"a URL with a type", "/bin/cp " + pkg + ` "$3/download"`, "https://h/x?y=z", typeJSON, "", ""},

@@ -125,7 +125,7 @@ func TestExitCodes(t *testing.T) {
 		{"truncated", []string{"run", path("cut.json", string(good[:1000]))}, "", 1, "", "cut.json"},
 		{"truncated stdin", []string{"run", "-p", "json", "-"}, "{", 1, "", "read the package standard input"},
 		{"stdin without a type", []string{"run", "-"}, string(good), 1, "", "ecli run -p json -"},
-		{"wasm", []string{"run", path("app.wasm", "")}, "", 1, "", "Wasm module: ecli will run those in a later version"},
+		{"wasm", []string{"run", path("app.wasm", "")}, "", 1, "", "will run Wasm modules in a later version"},
 		{"wasm by type", []string{"run", "-p", "WASM", "testdata/burst.json"}, "", 1, "", "Wasm module"},
 		{"tar", []string{"run", "-p", "tar", "-"}, "no tar", 1, "", "standard input: read tar: "},
 		{"tar, strict", []string{"run", "--strict", "-p", "tar", "-"}, "", 1, "", "--strict takes no tar"},

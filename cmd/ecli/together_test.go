@@ -24,25 +24,25 @@ import (
 
 // tools are the real ecli and ebpm, in one folder.
 type tools struct {
-	dir string // it is the working directory, too
+	bin string
+	dir string // where they work
 	env []string
 }
 
 func newTools(t *testing.T) *tools {
 	t.Helper()
-	dir := t.TempDir()
-	// What ecli and ebpm share must be in the folder that ecli itself is in.
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", dir, ".", "../ebpm").CombinedOutput()
+	bin, dir := t.TempDir(), t.TempDir()
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, ".", "../ebpm").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	return &tools{dir: dir, env: append(os.Environ(),
+	return &tools{bin: bin, dir: dir, env: append(os.Environ(),
 		"HOME="+dir, "XDG_CONFIG_HOME="+dir, "DOCKER_CONFIG="+dir, "EBPM_CONFIG=", "EBPM_REGISTRY=", "EBPM_PLAIN_HTTP=", "EBPM_STORE="+filepath.Join(dir, "store"), "SUDO_USER=")}
 }
 
 func (o *tools) command(t *testing.T, words ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(o.dir, words[0]), words[1:]...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(o.bin, words[0]), words[1:]...)
 	cmd.Dir, cmd.Env = o.dir, o.env
 	return cmd
 }
@@ -76,6 +76,10 @@ func TestTogether(t *testing.T) {
 	o.write(t, "package.json", pkg)
 	o.write(t, "app.wasm", []byte("\x00asm\x01\x00\x00\x00"))
 	o.write(t, "p.tar", []byte(archiveOf(t, pkg)))
+	// As /dev/stdout is one: it must not be replaced by a file.
+	if err := os.Symlink("/proc/self/fd/1", filepath.Join(o.dir, "stdout")); err != nil {
+		t.Fatal(err)
+	}
 	files := http.FileServer(http.Dir(o.dir))
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -140,7 +144,7 @@ func TestTogether(t *testing.T) {
 		{"run REG/team/wasm", 1, "", "Wasm module"},
 		{"run -p json REG/team/wasm", 1, "", "decode package"},
 		{"pull -o out REG/team/wasm:latest", 0, "", ""},
-		{"pull -o /dev/stdout REG/team/wasm", 0, "\x00asm\x01\x00\x00\x00", ""},
+		{"pull -o stdout REG/team/wasm", 0, "\x00asm\x01\x00\x00\x00", ""},
 		{"pull -o no/such/folder REG/team/wasm", 1, "", "no such file or directory"},
 		{"push -m missing.wasm REG/team/wasm", 1, "", "missing.wasm: no such file or directory"},
 		{"push -m package.json REG/private/tool:1", 1, "", "wants a login"},
@@ -153,6 +157,9 @@ func TestTogether(t *testing.T) {
 				t.Errorf("exit %d\nstdout: %s\nstderr: %s", code, stdout, stderr)
 			}
 		})
+	}
+	if to, err := os.Readlink(filepath.Join(o.dir, "stdout")); err != nil || to != "/proc/self/fd/1" {
+		t.Errorf("the link to stdout is now %q, %v", to, err)
 	}
 	if out, err := os.ReadFile(filepath.Join(o.dir, "out")); err != nil || string(out) != "\x00asm\x01\x00\x00\x00" {
 		t.Errorf("pulled %q, %v", out, err)
