@@ -56,7 +56,7 @@ type moduleDescriptor struct {
 }
 
 // PushModule writes an image with one module and returns the reference with its
-// digest: byte for byte the image of eunomia-bpf's ecli.
+// digest: an image in the form of eunomia-bpf's ecli.
 func (c *Client) PushModule(ctx context.Context, module []byte, annotations map[string]string, to manifest.Reference) (manifest.Reference, error) {
 	to = to.WithDefaultTag()
 	pinned, err := c.pushModule(ctx, module, annotations, to)

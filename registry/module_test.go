@@ -16,8 +16,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// asUpstream is the manifest that eunomia-bpf's ecli-rs 0.2.9 wrote for the
-// module "module" and `-a org.opencontainers.image.description=a<b>` (2026-11-23).
+// asUpstream is a manifest in the form that was seen of eunomia-bpf's ecli-rs
+// 0.2.9 (2026-11-23): keys sorted, no media type of its own, no annotations of
+// layers.
 const asUpstream = `{"annotations":{"org.opencontainers.image.description":"a<b>","org.opencontainers.image.title":"app.wasm"},` +
 	`"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","mediaType":"application/vnd.wasm.config.v1+json","size":2},` +
 	`"layers":[{"digest":"%s","mediaType":"application/vnd.wasm.content.layer.v1+wasm","size":6}],"schemaVersion":2}`

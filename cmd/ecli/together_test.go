@@ -164,7 +164,7 @@ func TestTogether(t *testing.T) {
 	if out, err := os.ReadFile(filepath.Join(o.dir, "out")); err != nil || string(out) != "\x00asm\x01\x00\x00\x00" {
 		t.Errorf("pulled %q, %v", out, err)
 	}
-	// As ecli-rs 0.2.9 writes it (2026-11-23).
+	// In the form that was seen of eunomia-bpf's ecli-rs 0.2.9 (2026-11-23).
 	want := `{"annotations":{"b":"c=<d>","org.opencontainers.image.title":"T"},` +
 		`"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","mediaType":"application/vnd.wasm.config.v1+json","size":2},` +
 		`"layers":[{"digest":"sha256:93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476","mediaType":"application/vnd.wasm.content.layer.v1+wasm","size":8}],"schemaVersion":2}`
