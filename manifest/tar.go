@@ -42,7 +42,7 @@ func readTarPackage(r io.Reader) (*TarPackage, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer unpacked.Close()
+		defer func() { _ = unpacked.Close() }() // it was only read
 		in = bufio.NewReader(&boundedReader{r: unpacked, n: maxArchiveSize})
 	}
 	archive := tar.NewReader(in)

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -83,7 +82,7 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 	case help:
 		return f, true, nil
 	case len(rest) == 0:
-		return nil, false, errors.New("the following required arguments were not provided:\n  <COMMAND_LINE>...")
+		return nil, false, errMissing("<COMMAND_LINE>...")
 	}
 	f.program, f.args = rest[0], rest[1:]
 	return f, false, nil

@@ -80,7 +80,7 @@ func parseImageFlags(command string, words []string) (f *imageFlags, help bool, 
 	}
 	switch {
 	case len(missing) > 0:
-		return nil, false, fmt.Errorf("the following required arguments were not provided:\n  %s", strings.Join(missing, "\n  "))
+		return nil, false, errMissing(missing...)
 	case len(rest) > 1:
 		return nil, false, fmt.Errorf("unexpected argument '%s' found", rest[1])
 	case rest[0] == "" || rest[0][0] == '-':
@@ -103,7 +103,7 @@ func image(ctx context.Context, command string, f *imageFlags, stdin io.Reader, 
 		call.args = append(call.args, "--annotation="+a)
 	}
 	if f.account != nil {
-		data, err := json.Marshal(f.account)
+		data, err := json.Marshal(f.account) //nolint:gosec // ebpm is to have the password
 		if err != nil {
 			return err
 		}

@@ -95,7 +95,7 @@ func readFile(ctx context.Context, f *flags, path, name string) (*program, error
 }
 
 // fetchProgram runs what a URL or a reference names.
-func fetchProgram(ctx context.Context, f *flags, stderr io.Writer) (*program, error) {
+func fetchProgram(ctx context.Context, f *flags, stderr io.Writer) (_ *program, err error) {
 	switch {
 	case f.strict:
 		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("%s: --strict takes files only", f.program), "")
@@ -109,7 +109,11 @@ func fetchProgram(ctx context.Context, f *flags, stderr io.Writer) (*program, er
 	if err != nil {
 		return nil, fmt.Errorf("get %s: %w", f.program, err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() {
+		if left := os.RemoveAll(dir); err == nil {
+			err = left
+		}
+	}()
 	if err := runEbpm(ctx, ebpmCall{args: []string{"pull", "--program", dir, f.program}, stderr: stderr}); err != nil {
 		return nil, fmt.Errorf("get %s: %w", f.program, err)
 	}

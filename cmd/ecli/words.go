@@ -101,3 +101,8 @@ func parseWords(words []string, options []option, interleaved bool) (rest []stri
 	}
 	return rest, seen, nil
 }
+
+// errMissing says which words a command needs.
+func errMissing(words ...string) error {
+	return fmt.Errorf("the following required arguments were not provided:\n  %s", strings.Join(words, "\n  "))
+}
