@@ -3,8 +3,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // flags are the words before, and with, the program word.
@@ -12,6 +15,10 @@ type flags struct {
 	json           bool
 	progType       progType
 	strict         bool
+	attach         []manifest.Attach
+	handover       string
+	carry          manifest.Carry
+	resetState     bool
 	iface          string
 	root           string
 	ready          string
@@ -70,6 +77,21 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 			return err
 		}},
 		{long: "--strict", set: on(&f.strict)},
+		{long: "--attach", value: "PROG=TARGET", many: true, set: func(s string) error {
+			a, err := manifest.ParseAttach(s)
+			f.attach = append(f.attach, a)
+			return err
+		}},
+		{long: "--handover", value: "DIR", set: text(&f.handover)},
+		{long: "--carry", value: "MAP", many: true, set: func(s string) error {
+			if s == "all" {
+				f.carry.All = true
+			} else {
+				f.carry.Maps = append(f.carry.Maps, s)
+			}
+			return nil
+		}},
+		{long: "--reset-state", set: on(&f.resetState)},
 		{long: "--interface", value: "NAME", set: text(&f.iface)},
 		{long: "--root", value: "DIR", set: text(&f.root)},
 		{long: "--ready", value: "SOCKET", set: text(&f.ready)},
@@ -83,6 +105,9 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 		return f, true, nil
 	case len(rest) == 0:
 		return nil, false, errMissing("<COMMAND_LINE>...")
+	}
+	if f.handover == "" && (f.resetState || f.carry.All || f.carry.Maps != nil) {
+		return nil, false, errors.New("--carry and --reset-state say what a handover does: they need --handover DIR")
 	}
 	f.program, f.args = rest[0], rest[1:]
 	return f, false, nil
