@@ -319,10 +319,30 @@ func (c *compilation) prepareHeaders() error {
 	}
 	switch c.Vmlinux {
 	case "":
+		return c.includedVmlinux()
 	case "running":
 		return errors.New("vmlinux running is not supported yet: write the kernel's types to a file (bpftool btf dump file /sys/kernel/btf/vmlinux format c) and name that")
 	default:
 		return c.ownVmlinux()
+	}
+}
+
+// includedVmlinux leaves our vmlinux.h out of the search where the user's flags
+// name a folder that has one. Upstream's would come first, so that nobody could
+// compile for the types of another kernel.
+func (c *compilation) includedVmlinux() error {
+	for _, dir := range includeDirsOf(c.CFlags) {
+		name := filepath.Join(c.absolute(dir), "vmlinux.h")
+		if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		sum, err := digestFile(name)
+		if err != nil {
+			return fmt.Errorf("vmlinux: %w", err)
+		}
+		c.vmlinuxDir = ""
+		c.build.Vmlinux, c.build.VmlinuxDigest = "file", sum.String()
+		return nil
 	}
 	return nil
 }

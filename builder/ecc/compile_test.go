@@ -234,6 +234,7 @@ func TestGoldens(t *testing.T) {
 	for _, test := range []struct{ source, header string }{
 		{"beyond/anon.bpf.c", ""},
 		{"beyond/batch.bpf.c", "beyond/event.h"},
+		{"beyond/first.bpf.c", "beyond/first.h"},
 		{"beyond/long.bpf.c", ""},
 		{"beyond/ops.bpf.c", ""},
 	} {
