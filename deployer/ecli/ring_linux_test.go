@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ecli
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// A ringFiller is a ring buffer with a program that numbers its records.
+type ringFiller struct {
+	ring, count *ebpf.Map
+	output      *ebpf.Program // sends a record of 8 bytes
+	discard     *ebpf.Program // takes room for a record and gives it back
+}
+
+func newRingFiller(t *testing.T, size uint32, flags int32) *ringFiller {
+	t.Helper()
+	needRoot(t)
+	f := &ringFiller{}
+	keep := func(m *ebpf.Map, err error) *ebpf.Map {
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = m.Close() })
+		return m
+	}
+	f.ring = keep(ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: size}))
+	f.count = keep(ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1}))
+	load := func(ins asm.Instructions) *ebpf.Program {
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SocketFilter, License: "GPL", Instructions: append(ins, asm.Mov.Imm(asm.R0, 0).WithSymbol("out"), asm.Return())})
+		if err != nil {
+			t.Fatalf("%+v", err)
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		return p
+	}
+	f.output = load(asm.Instructions{
+		asm.LoadMapValue(asm.R1, f.count.FD(), 0),
+		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord),
+		asm.StoreMem(asm.RFP, -8, asm.R2, asm.DWord),
+		asm.Add.Imm(asm.R2, 1),
+		asm.StoreMem(asm.R1, 0, asm.R2, asm.DWord),
+		asm.LoadMapPtr(asm.R1, f.ring.FD()),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, -8),
+		asm.Mov.Imm(asm.R3, 8),
+		asm.Mov.Imm(asm.R4, flags),
+		asm.FnRingbufOutput.Call(),
+	})
+	f.discard = load(asm.Instructions{
+		asm.LoadMapPtr(asm.R1, f.ring.FD()),
+		asm.Mov.Imm(asm.R2, 24),
+		asm.Mov.Imm(asm.R3, 0),
+		asm.FnRingbufReserve.Call(),
+		asm.JEq.Imm(asm.R0, 0, "out"),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Mov.Imm(asm.R2, flags),
+		asm.FnRingbufDiscard.Call(),
+	})
+	return f
+}
+
+func (f *ringFiller) run(t *testing.T, p *ebpf.Program, times int) {
+	t.Helper()
+	for range times {
+		if _, err := p.Run(&ebpf.RunOptions{Data: make([]byte, 64)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func openTestRing(t *testing.T, m *ebpf.Map) *ring {
+	t.Helper()
+	r, err := openRing(m, time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+// take returns the numbers of the records until there are none.
+func take(t *testing.T, r *ring) (numbers []uint64, end error) {
+	t.Helper()
+	for {
+		record, lost, err := r.next()
+		if err != nil {
+			return numbers, err
+		}
+		if lost != 0 || len(record) != 8 {
+			t.Fatalf("record %x, %d lost", record, lost)
+		}
+		numbers = append(numbers, binary.NativeEndian.Uint64(record))
+	}
+}
+
+// TestRingReleases: what a reader has not released is there for the next one.
+func TestRingReleases(t *testing.T) {
+	f := newRingFiller(t, uint32(os.Getpagesize()), 0)
+	first := openTestRing(t, f.ring)
+	f.run(t, f.output, 3)
+	f.run(t, f.discard, 2)
+	if got, err := take(t, first); !slices.Equal(got, []uint64{0, 1, 2}) || !errors.Is(err, errDry) {
+		t.Fatalf("got %d, %v", got, err)
+	}
+	if _, _, err := first.next(); !errors.Is(err, errDry) {
+		t.Fatalf("without a release: %v", err)
+	}
+	second := openTestRing(t, f.ring)
+	if got, err := take(t, second); !slices.Equal(got, []uint64{0, 1, 2}) || !errors.Is(err, errDry) {
+		t.Fatalf("the second reader got %d, %v", got, err)
+	}
+	second.release()
+	if n, size := second.waiting(); n != 0 || size != uint64(os.Getpagesize()) {
+		t.Errorf("%d of %d bytes are waiting", n, size)
+	}
+	if got, err := take(t, openTestRing(t, f.ring)); len(got) != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the third reader got %d, %v", got, err)
+	}
+}
+
+// TestRingWrapsAround: records that lie over the end of the buffer are whole, and
+// those that are sent without waking the reader up are found.
+func TestRingWrapsAround(t *testing.T) {
+	const noWakeup = 1 // BPF_RB_NO_WAKEUP
+	f := newRingFiller(t, uint32(os.Getpagesize()), noWakeup)
+	r := openTestRing(t, f.ring)
+	var want uint64
+	for range 100 {
+		f.run(t, f.output, 7)
+		f.run(t, f.discard, 1)
+		got, err := take(t, r)
+		if !errors.Is(err, errDry) {
+			t.Fatal(err)
+		}
+		for _, n := range got {
+			if n != want {
+				t.Fatalf("record %d where %d is next", n, want)
+			}
+			want++
+		}
+		r.release()
+	}
+	if want != 700 {
+		t.Errorf("%d records of 700", want)
+	}
+}
+
+// TestRingFlush: a flush ends the wait, after all that is there.
+func TestRingFlush(t *testing.T) {
+	f := newRingFiller(t, uint32(os.Getpagesize()), 0)
+	r, err := openRing(f.ring, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	done := make(chan error, 1)
+	go func() {
+		_, _, err := r.next()
+		done <- err
+	}()
+	if err := r.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; !errors.Is(err, errFlushed) {
+		t.Fatal(err)
+	}
+	f.run(t, f.output, 2)
+	if err := r.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := take(t, r); !slices.Equal(got, []uint64{0, 1}) || !errors.Is(err, errDry) {
+		t.Fatalf("got %d, %v", got, err)
+	}
+	r.release()
+	if _, err := take(t, r); !errors.Is(err, errFlushed) {
+		t.Fatal(err)
+	}
+}
+
+func TestRingRefuses(t *testing.T) {
+	needRoot(t)
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 4096})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if _, err := openRing(m, 0); err == nil {
+		t.Error("an array was opened as a ring buffer")
+	}
+}
