@@ -20,7 +20,9 @@ type Parts struct {
 	// Package is package.json as the compiler wrote it.
 	Package []byte
 	// Facts say how it was compiled; the digest of the source is filled in.
-	Facts    manifest.BuildFacts
+	Facts manifest.BuildFacts
+	// BTF is btf.tar.gz, or nil.
+	BTF      []byte
 	Platform manifest.Platform
 	// Tag gives the version where ebpm.yaml gives none.
 	Tag string
@@ -66,5 +68,6 @@ func Assemble(p Parts) (*registry.Artifact, error) {
 		Package:  p.Package,
 		Source:   p.Source,
 		Readme:   readmeOf(files),
+		BTF:      p.BTF,
 	}}, registry.PackOptions{Created: p.Created})
 }

@@ -73,6 +73,9 @@ type Toolchain struct {
 	Clang, LLVMStrip string
 	// Vmlinux is a vmlinux.h; empty is the one inside ebpm.
 	Vmlinux string
+	// BTFHub is the folder of a btfhub archive. The package gets what it needs of
+	// the types of the kernels in it; empty is none.
+	BTFHub string
 }
 
 // Local builds on this machine and returns the package, which the caller stores.
@@ -90,6 +93,7 @@ func Local(ctx context.Context, s *Source, o Options, t Toolchain) (*registry.Ar
 		File:     s.File,
 		Package:  c.pkg,
 		Facts:    c.facts,
+		BTF:      c.btf,
 		Platform: manifest.HostPlatform(),
 		Tag:      o.Ref.Tag,
 		Created:  o.Created,
@@ -115,6 +119,7 @@ func Compile(ctx context.Context, s *Source, t Toolchain, diagnostics io.Writer)
 type compiled struct {
 	source []byte // source.tar
 	pkg    []byte // package.json
+	btf    []byte // btf.tar.gz or nil
 	facts  manifest.BuildFacts
 }
 
@@ -152,6 +157,7 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (made *comp
 		Clang:       t.Clang,
 		LLVMStrip:   t.LLVMStrip,
 		Vmlinux:     t.Vmlinux,
+		BTFHub:      t.BTFHub,
 		Diagnostics: d,
 	}
 	if s.Header != "" {
@@ -169,6 +175,12 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (made *comp
 	if err != nil {
 		return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 	}
+	made = &compiled{source: source, pkg: pkg, facts: result.Build}
+	if t.BTFHub != "" {
+		if made.btf, err = manifest.PackBTF(result.BTF, o.Created); err != nil {
+			return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+		}
+	}
 	o.tell(Event{Step: StepCompile, Done: true})
-	return &compiled{source: source, pkg: pkg, facts: result.Build}, nil
+	return made, nil
 }

@@ -69,6 +69,11 @@ func TestPlanYAML(t *testing.T) {
 				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
 			}
 		}, []Node{testNode("node1")}},
+		{"btf-archive", func(t *testing.T) DeployOptions {
+			o := DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0"), Targets: &Targets{All: true}}
+			o.Package.Platforms[0].BTFSize = 1 << 20
+			return o
+		}, []Node{testNode("node1")}},
 		{"uprobe-old-kernel", func(t *testing.T) DeployOptions {
 			return DeployOptions{Name: "bashreadline", Package: testPackage(t, "run-uprobe", "bashreadline", "1.0.0"), Targets: &Targets{All: true}}
 		}, []Node{testNode("node1"), withKernel(testNode("node2"), "6.1.0-18-cloud-amd64")}},

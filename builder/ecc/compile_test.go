@@ -651,7 +651,7 @@ func TestOutputsAreReplacedTogether(t *testing.T) {
 	}
 	writeFile(t, dir, "c/full", "")
 	// The third cannot take its place: a folder with something in it is there.
-	err := writeAll(dir, []outputFile{{"a", []byte("new")}, {"b", []byte("new")}, {"c", []byte("new")}})
+	err := writeAll(dir, []outputFile{{name: "a", data: []byte("new")}, {name: "b", data: []byte("new")}, {name: "c", data: []byte("new")}})
 	if err == nil {
 		t.Fatal("a folder was replaced by a file")
 	}

@@ -105,7 +105,7 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			}
 		}
 	}
-	if in.coll, err = load(spec); err != nil {
+	if in.coll, err = load(spec, o); err != nil {
 		return nil, err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
@@ -205,21 +205,13 @@ func (in *instance) close() error {
 	return err
 }
 
-// btfFileEnv names a file with the kernel's BTF; it goes before the kernel's
-// own.
-const btfFileEnv = "BTF_FILE_PATH"
-
-func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+func load(spec *ebpf.CollectionSpec, o *Options) (*ebpf.Collection, error) {
 	var opts ebpf.CollectionOptions
-	if path := os.Getenv(btfFileEnv); path != "" {
-		types, err := btf.LoadSpec(path)
-		if err != nil {
-			return nil, manifest.WithKind(manifest.KindPrecondition,
-				fmt.Errorf("read the kernel's BTF from %s: %w", path, err),
-				fmt.Sprintf("%s names a file with raw BTF, or an ELF file that has a section .BTF.", btfFileEnv))
-		}
-		opts.Programs.KernelTypes = types
+	types, err := kernelTypes(o)
+	if err != nil {
+		return nil, err
 	}
+	opts.Programs.KernelTypes = types
 	// Kernels before 5.11 charge maps and programs to this limit. It cannot be
 	// raised everywhere, and need not be on newer ones.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
@@ -254,9 +246,8 @@ func explain(err error) error {
 	switch {
 	case manifest.AdviceOf(err) != "":
 		return err
-	case errors.Is(err, btf.ErrNotSupported) && !kernelHasBTF():
-		return manifest.WithKind(manifest.KindPrecondition, err, fmt.Sprintf(
-			"This kernel does not show its types: it needs CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux), or %s names a file with them.", btfFileEnv))
+	case errors.Is(err, btf.ErrNotSupported) && !KernelHasBTF() && os.Getenv(btfFileEnv) == "":
+		return manifest.WithKind(manifest.KindPrecondition, err, noBTFAdvice)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return manifest.WithKind(manifest.KindPrecondition, err, "")
 	case errors.As(err, &verifier) && needsPerfmon(verifier.Log):
@@ -278,11 +269,6 @@ func needsPerfmon(log []string) bool {
 	return slices.ContainsFunc(log, func(line string) bool {
 		return strings.Contains(line, "prohibited for !root") || strings.Contains(line, "leaks addr") || strings.Contains(line, "pointer comparison prohibited")
 	})
-}
-
-func kernelHasBTF() bool {
-	_, err := os.Stat("/sys/kernel/btf/vmlinux")
-	return err == nil || os.Getenv(btfFileEnv) != ""
 }
 
 func kernelRelease() string {
