@@ -154,7 +154,6 @@ func btfOfRelease(r io.Reader, k Kernel) ([]ArchivedBTF, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer unpacked.Close()
 		in = bufio.NewReader(unpacked)
 	}
 	limited := &io.LimitedReader{R: in, N: maxArchiveSize}

@@ -92,12 +92,14 @@ func (c *compilation) tailoredBTF(ctx context.Context, object []byte) ([]manifes
 		if err := os.WriteFile(in, data, 0o600); err != nil {
 			return nil, err
 		}
-		defer os.Remove(in)
-		defer os.Remove(out)
 		if messages, err := run(ctx, toolEnv(), bpftool, "gen", "min_core_btf", in, out, objectFile); err != nil {
 			return nil, fmt.Errorf("%s gen min_core_btf: %w: %s", bpftool, err, bytes.TrimSpace(messages))
 		}
-		return readFile(out, manifest.MaxBTFSize)
+		if data, err = readFile(out, manifest.MaxBTFSize); err != nil {
+			return nil, err
+		}
+		// An archive can have thousands.
+		return data, errors.Join(os.Remove(in), os.Remove(out))
 	}
 	made := make([]manifest.ArchivedBTF, len(kernels))
 	err = inParallel(ctx, len(kernels), func(ctx context.Context, i int) error {

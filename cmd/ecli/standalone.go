@@ -12,10 +12,8 @@ import (
 // ownPackage returns the package behind this executable, if `ecc --standalone`
 // put one there; then every argument is the program's own.
 func ownPackage() (*manifest.Package, error) {
-	name, err := os.Executable()
-	if err != nil {
-		return nil, nil // where it cannot be known, nobody put one there
-	}
+	// Where the name cannot be known, there is no file of it, and no package.
+	name, _ := os.Executable()
 	return packageBehind(name)
 }
 
