@@ -17,17 +17,23 @@ type Parts struct {
 	Source []byte
 	// File is the program in it.
 	File string
+	// Compiled has what the compiler made for each platform.
+	Compiled []Compiled
+	// Tag gives the version where ebpm.yaml gives none.
+	Tag string
+	// Created is SOURCE_DATE_EPOCH; zero is the epoch.
+	Created time.Time
+}
+
+// Compiled is what the compiler made of a source for one platform.
+type Compiled struct {
+	Platform manifest.Platform
 	// Package is package.json as the compiler wrote it.
 	Package []byte
 	// Facts say how it was compiled; the digest of the source is filled in.
 	Facts manifest.BuildFacts
 	// BTF is btf.tar.gz, or nil.
-	BTF      []byte
-	Platform manifest.Platform
-	// Tag gives the version where ebpm.yaml gives none.
-	Tag string
-	// Created is SOURCE_DATE_EPOCH; zero is the epoch.
-	Created time.Time
+	BTF []byte
 }
 
 // Assemble makes the artifact of a package. It is the one way to it, for a build
@@ -53,21 +59,25 @@ func Assemble(p Parts) (*registry.Artifact, error) {
 	if spec.Version, err = spec.ResolveVersion(p.Tag); err != nil {
 		return nil, err
 	}
-	pkg, err := manifest.DecodePackage(p.Package)
-	if err != nil {
-		return nil, fmt.Errorf("assemble package: %w", err)
+	var children []registry.Child
+	for _, made := range p.Compiled {
+		pkg, err := manifest.DecodePackage(made.Package)
+		if err != nil {
+			return nil, fmt.Errorf("assemble package for %s: %w", made.Platform, err)
+		}
+		made.Facts.SourceDigest = digest.FromBytes(p.Source).String()
+		config, err := manifest.NewConfig(spec, made.Platform, pkg, made.Facts)
+		if err != nil {
+			return nil, fmt.Errorf("assemble package %s for %s: %w", spec.Name, made.Platform, err)
+		}
+		children = append(children, registry.Child{
+			Platform: made.Platform,
+			Config:   config,
+			Package:  made.Package,
+			Source:   p.Source,
+			Readme:   readmeOf(files),
+			BTF:      made.BTF,
+		})
 	}
-	p.Facts.SourceDigest = digest.FromBytes(p.Source).String()
-	config, err := manifest.NewConfig(spec, p.Platform, pkg, p.Facts)
-	if err != nil {
-		return nil, fmt.Errorf("assemble package %s: %w", spec.Name, err)
-	}
-	return registry.Pack([]registry.Child{{
-		Platform: p.Platform,
-		Config:   config,
-		Package:  p.Package,
-		Source:   p.Source,
-		Readme:   readmeOf(files),
-		BTF:      p.BTF,
-	}}, registry.PackOptions{Created: p.Created})
+	return registry.Pack(children, registry.PackOptions{Created: p.Created})
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -136,7 +137,7 @@ func TestBuildIsReproducible(t *testing.T) {
 	if err := os.WriteFile(factsPath, facts, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	options := PushOptions{Source: pinned, File: s.File, Package: filepath.Join(out, manifest.PackageFile), Facts: factsPath, Target: reference(t, ref)}
+	options := PushOptions{Source: pinned, File: s.File, Built: out, Target: reference(t, ref)}
 	got, err := PushPackage(t.Context(), r, options)
 	if err != nil {
 		t.Fatal(err)
@@ -146,7 +147,9 @@ func TestBuildIsReproducible(t *testing.T) {
 	}
 
 	// The compiler of eunomia-bpf leaves no facts: another package, but one.
-	options.Facts = filepath.Join(out, "none.json")
+	if err := os.Remove(factsPath); err != nil {
+		t.Fatal(err)
+	}
 	if got, err = PushPackage(t.Context(), r, options); err != nil || got.Digest == one.Digest {
 		t.Errorf("without facts: %s, %v", got, err)
 	}
@@ -261,20 +264,30 @@ func TestAssembleRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := Parts{Source: source, File: s.File, Package: pkg, Platform: manifest.HostPlatform(), Tag: "1.0.0"}
+	good := Parts{Source: source, File: s.File, Tag: "1.0.0"}
+	of := func(platform manifest.Platform, pkg []byte) Compiled {
+		return Compiled{Platform: platform, Package: pkg}
+	}
+	good.Compiled = []Compiled{of(manifest.HostPlatform(), pkg)}
 	if _, err := Assemble(good); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*Parts){
 		"source is no archive": func(p *Parts) { p.Source = []byte("x") },
 		"program is not in it": func(p *Parts) { p.File = "other.bpf.c" },
-		"package is cut":       func(p *Parts) { p.Package = pkg[:len(pkg)/2] },
+		"package is cut":       func(p *Parts) { p.Compiled[0].Package = pkg[:len(pkg)/2] },
 		"package of another size": func(p *Parts) {
-			p.Package = bytes.Replace(pkg, []byte(`"bpf_object_size":`), []byte(`"bpf_object_size":1`), 1)
+			p.Compiled[0].Package = bytes.Replace(pkg, []byte(`"bpf_object_size":`), []byte(`"bpf_object_size":1`), 1)
 		},
-		"package without object": func(p *Parts) { p.Package = []byte(`{}`) },
+		"package without object": func(p *Parts) { p.Compiled[0].Package = []byte(`{}`) },
+		"no platform":            func(p *Parts) { p.Compiled = nil },
+		"a platform twice":       func(p *Parts) { p.Compiled = append(p.Compiled, p.Compiled[0]) },
+		"second package is cut": func(p *Parts) {
+			p.Compiled = append(p.Compiled, of(manifest.Platform{OS: "linux", Architecture: "x"}, pkg[1:]))
+		},
 	} {
 		p := good
+		p.Compiled = slices.Clone(good.Compiled)
 		change(&p)
 		if _, err := Assemble(p); err == nil {
 			t.Errorf("%s: no error", name)
@@ -288,12 +301,19 @@ func TestPushPackageReadsRegularFilesOnly(t *testing.T) {
 	if err := os.Symlink("/proc/self/environ", link); err != nil {
 		t.Fatal(err)
 	}
-	source := reference(t, "r.example/w@"+digest.FromString("").String())
-	_, err := PushPackage(t.Context(), &shelf{}, PushOptions{Source: source, Package: link, Target: reference(t, "r.example/w:1.0.0")})
+	if err := os.Symlink("..", filepath.Join(dir, "arm64")); err != nil {
+		t.Fatal(err)
+	}
+	options := PushOptions{Source: reference(t, "r.example/w@"+digest.FromString("").String()), Built: dir, Target: reference(t, "r.example/w:1.0.0")}
+	_, err := PushPackage(t.Context(), &shelf{}, options)
 	if err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := PushPackage(t.Context(), &shelf{}, PushOptions{Source: reference(t, "r.example/w:1.0.0"), Package: link}); manifest.KindOf(err) != manifest.KindUsage {
+	options.Platforms = []manifest.Platform{{OS: "linux", Architecture: "arm64"}}
+	if _, err = PushPackage(t.Context(), &shelf{}, options); err == nil || !strings.Contains(err.Error(), "arm64 is not a folder") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := PushPackage(t.Context(), &shelf{}, PushOptions{Source: reference(t, "r.example/w:1.0.0"), Built: dir}); manifest.KindOf(err) != manifest.KindUsage {
 		t.Errorf("a source by its tag: %v", err)
 	}
 }

@@ -186,14 +186,16 @@ func (k *Kubernetes) pull(source manifest.Reference) corev1.Container {
 }
 
 func (k *Kubernetes) push(s *Source, o Options, source manifest.Reference) corev1.Container {
+	command := []string{"ebpm", "push", "--built", outMount}
+	for _, p := range o.Platforms {
+		command = append(command, "--platform", p.String())
+	}
 	c := k.client(pushContainer,
-		[]string{"ebpm", "push",
-			"--package", path.Join(outMount, manifest.PackageFile),
+		append(command,
 			"--source-from", source.Pinned().String(),
 			"--source-file", s.File,
-			"--build-facts", path.Join(outMount, factsFile),
 			"--digest-file", corev1.TerminationMessagePathDefault,
-			o.Ref.String()},
+			o.Ref.String()),
 		corev1.VolumeMount{Name: "out", MountPath: outMount, ReadOnly: true})
 	c.Env = append(c.Env, sourceDate(o))
 	return c
@@ -221,13 +223,18 @@ func (k *Kubernetes) client(name string, command []string, mounts ...corev1.Volu
 
 // compile is the container that reads a stranger's text: it gets the source and
 // nothing else. Its command line is that of eunomia-bpf's ecc, whose image can
-// take the place of ours.
+// take the place of ours, unless platforms were asked for: that ecc compiles for
+// the architecture of its node only, and refuses the flag --target-arch.
 func (k *Kubernetes) compile(s *Source, o Options) corev1.Container {
 	command := []string{"ecc", path.Join(sourceMount, s.File)}
 	if s.Header != "" {
 		command = append(command, path.Join(sourceMount, s.Header))
 	}
-	c := container(compileContainer, k.EccImage, append(command, "-o", outMount), "1Gi")
+	command = append(command, "-o", outMount)
+	for _, p := range o.Platforms {
+		command = append(command, "--target-arch", p.Architecture)
+	}
+	c := container(compileContainer, k.EccImage, command, "1Gi")
 	c.Env = []corev1.EnvVar{
 		{Name: ecc.FactsVariable, Value: path.Join(outMount, factsFile)},
 		// The root file system is read-only; eunomia-bpf's ecc ends at once

@@ -27,9 +27,9 @@ var opensnoop = &Source{Dir: "examples/opensnoop", File: "opensnoop.bpf.c", Head
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func planned(t *testing.T, k *Kubernetes, s *Source) *Objects {
+func planned(t *testing.T, k *Kubernetes, s *Source, platforms ...manifest.Platform) *Objects {
 	t.Helper()
-	o := Options{Ref: reference(t, "10.77.0.1:5000/opensnoop:1.0.0"), Created: time.Unix(1700000000, 0)}
+	o := Options{Ref: reference(t, "10.77.0.1:5000/opensnoop:1.0.0"), Created: time.Unix(1700000000, 0), Platforms: platforms}
 	source := reference(t, "10.77.0.1:5000/opensnoop@"+digest.FromString("source").String())
 	objects, err := k.Plan(s, o, source, "abcde")
 	if err != nil {
@@ -43,19 +43,22 @@ func TestPlanGolden(t *testing.T) {
 		Image: "10.77.0.1:5000/ebpm@sha256:1", EccImage: "10.77.0.1:5000/ebpm-builder@sha256:2", PlainHTTP: true,
 	}
 	for name, tt := range map[string]struct {
-		k *Kubernetes
-		s *Source
+		k         *Kubernetes
+		s         *Source
+		platforms []manifest.Platform
 	}{
-		"anonymous": {anonymous, opensnoop},
+		"anonymous": {anonymous, opensnoop, nil},
+		// One Pod, on a node of any architecture, compiles for all of them.
+		"platforms": {anonymous, opensnoop, []manifest.Platform{amd64, arm64}},
 		// Kubernetes gives the compiler the names as they are.
-		"dollars": {anonymous, &Source{Dir: ".", File: "$(HOME)/a$$b.bpf.c", Header: "$(HOME)/$.h", Spec: &manifest.Spec{Name: "a"}}},
+		"dollars": {anonymous, &Source{Dir: ".", File: "$(HOME)/a$$b.bpf.c", Header: "$(HOME)/$.h", Spec: &manifest.Spec{Name: "a"}}, nil},
 		"credentials": {&Kubernetes{
 			Namespace: "builds", Image: "10.77.0.1:5000/ebpm@sha256:1", EccImage: "elsewhere.example/ecc:latest",
 			CA: []byte("-----BEGIN CERTIFICATE-----\n"), DockerConfig: []byte(`{"auths":{}}`), Timeout: time.Minute,
-		}, opensnoop},
+		}, opensnoop, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			objects := planned(t, tt.k, tt.s)
+			objects := planned(t, tt.k, tt.s, tt.platforms...)
 			var got bytes.Buffer
 			all := []any{objects.Job, objects.ConfigMap}
 			if objects.Secret != nil {

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/ebpm/ebpm/builder/ecc"
@@ -22,6 +24,9 @@ type Options struct {
 	Ref manifest.Reference
 	// Created is SOURCE_DATE_EPOCH, see [SourceDateEpoch]; zero is the epoch.
 	Created time.Time
+	// Platforms are what the package is for, each once; empty is that of the
+	// machine that compiles.
+	Platforms []manifest.Platform
 	// Diagnostics gets the compiler's messages as it printed them, with the
 	// user's paths; nil drops them.
 	Diagnostics io.Writer
@@ -57,11 +62,16 @@ func (o *Options) tell(e Event) {
 	}
 }
 
-// check refuses targets that no build can have, and a version that the tag
-// contradicts, before anything is done.
+// check refuses targets and platforms that no build can have, and a version that
+// the tag contradicts, before anything is done.
 func (o *Options) check(s *Source) error {
 	if o.Ref.Tag == "" || o.Ref.Digest != "" {
 		return usage("build %s: the target %s must have a tag and no digest", s.Spec.Name, o.Ref)
+	}
+	for _, p := range o.Platforms {
+		if !slices.Contains(ecc.Architectures(), p.Architecture) {
+			return usage("build %s: the kernel's types are not known for %s, only for linux on %s", s.Spec.Name, p, strings.Join(ecc.Architectures(), " and "))
+		}
 	}
 	_, err := s.Spec.ResolveVersion(o.Ref.Tag)
 	return err
@@ -83,21 +93,16 @@ func Local(ctx context.Context, s *Source, o Options, t Toolchain) (*registry.Ar
 	if err := o.check(s); err != nil {
 		return nil, err
 	}
-	c, err := compile(ctx, s, o, t)
+	if t.Vmlinux != "" && len(o.Platforms) > 1 {
+		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("build %s: the vmlinux.h %s is of one architecture, the build of several", s.Spec.Name, t.Vmlinux),
+			"Build for one platform, or without a vmlinux.h of your own.")
+	}
+	source, made, err := compile(ctx, s, o, t)
 	if err != nil {
 		return nil, err
 	}
 	o.tell(Event{Step: StepPush})
-	a, err := Assemble(Parts{
-		Source:   c.source,
-		File:     s.File,
-		Package:  c.pkg,
-		Facts:    c.facts,
-		BTF:      c.btf,
-		Platform: manifest.HostPlatform(),
-		Tag:      o.Ref.Tag,
-		Created:  o.Created,
-	})
+	a, err := Assemble(Parts{Source: source, File: s.File, Compiled: made, Tag: o.Ref.Tag, Created: o.Created})
 	if err != nil {
 		return nil, err
 	}
@@ -108,48 +113,66 @@ func Local(ctx context.Context, s *Source, o Options, t Toolchain) (*registry.Ar
 // Compile compiles on this machine for whoever runs the program at once: the
 // package has no name and is stored nowhere.
 func Compile(ctx context.Context, s *Source, t Toolchain, diagnostics io.Writer) (*manifest.Package, error) {
-	c, err := compile(ctx, s, Options{Diagnostics: diagnostics}, t)
+	_, made, err := compile(ctx, s, Options{Diagnostics: diagnostics}, t)
 	if err != nil {
 		return nil, err
 	}
-	return manifest.DecodePackage(c.pkg)
-}
-
-// compiled is what the compiler made of a source.
-type compiled struct {
-	source []byte // source.tar
-	pkg    []byte // package.json
-	btf    []byte // btf.tar.gz or nil
-	facts  manifest.BuildFacts
+	return manifest.DecodePackage(made[0].Package)
 }
 
 // compile gives the compiler what is in source.tar, unpacked beside nothing
-// else, so that a source that builds here builds everywhere.
-func compile(ctx context.Context, s *Source, o Options, t Toolchain) (made *compiled, err error) {
+// else, so that a source that builds here builds everywhere. It returns
+// source.tar and what was made of it for each platform.
+func compile(ctx context.Context, s *Source, o Options, t Toolchain) (source []byte, made []Compiled, err error) {
 	o.tell(Event{Step: StepSource})
-	source, err := PackSource(s, o.Created)
-	if err != nil {
-		return nil, err
+	if source, err = PackSource(s, o.Created); err != nil {
+		return nil, nil, err
 	}
 	tmp, err := os.MkdirTemp("", "ebpm-build-*")
 	if err != nil {
-		return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+		return nil, nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 	}
 	defer func() {
 		if left := os.RemoveAll(tmp); left != nil {
-			made, err = nil, errors.Join(err, fmt.Errorf("build %s: remove the scratch folder: %w", s.Spec.Name, left))
+			source, made, err = nil, nil, errors.Join(err, fmt.Errorf("build %s: remove the scratch folder: %w", s.Spec.Name, left))
 		}
 	}()
-	in, out := filepath.Join(tmp, "source"), filepath.Join(tmp, "out")
+	in := filepath.Join(tmp, "source")
 	if err := UnpackSource(source, in); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(out, 0o700); err != nil {
-		return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+		return nil, nil, err
 	}
 	o.tell(Event{Step: StepSource, Done: true})
 
 	o.tell(Event{Step: StepCompile})
+	platforms := o.Platforms
+	if len(platforms) == 0 {
+		platforms = []manifest.Platform{manifest.HostPlatform()}
+	}
+	for _, platform := range platforms {
+		if len(platforms) > 1 {
+			o.tell(Event{Step: StepCompile, Detail: platform.String()})
+		}
+		out := filepath.Join(tmp, platform.Architecture+".out")
+		one, err := compileFor(ctx, platform, s, in, out, o, t)
+		if err != nil {
+			if len(platforms) > 1 {
+				err = fmt.Errorf("build for %s: %w", platform, err)
+			}
+			return nil, nil, err
+		}
+		made = append(made, one)
+	}
+	o.tell(Event{Step: StepCompile, Done: true})
+	return source, made, nil
+}
+
+// compileFor compiles the source that was unpacked into in for one platform; out
+// is a folder that it makes.
+func compileFor(ctx context.Context, platform manifest.Platform, s *Source, in, out string, o Options, t Toolchain) (Compiled, error) {
+	none := Compiled{}
+	if err := os.Mkdir(out, 0o700); err != nil {
+		return none, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+	}
 	d := newDiagnostics(o.Diagnostics, in, s)
 	options := ecc.Options{
 		Source:      filepath.Join(in, filepath.FromSlash(s.File)),
@@ -158,6 +181,7 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (made *comp
 		LLVMStrip:   t.LLVMStrip,
 		Vmlinux:     t.Vmlinux,
 		BTFHub:      t.BTFHub,
+		Arch:        platform.Architecture,
 		Diagnostics: d,
 	}
 	if s.Header != "" {
@@ -166,21 +190,20 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (made *comp
 	result, err := ecc.Compile(ctx, options)
 	closeErr := writeFailed(d.Close())
 	if err != nil {
-		return nil, d.explain(s, err)
+		return none, d.explain(s, err)
 	}
 	if closeErr != nil {
-		return nil, closeErr
+		return none, closeErr
 	}
 	pkg, err := readFile(filepath.Join(out, manifest.PackageFile), manifest.MaxPackageSize)
 	if err != nil {
-		return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+		return none, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 	}
-	made = &compiled{source: source, pkg: pkg, facts: result.Build}
+	made := Compiled{Platform: platform, Package: pkg, Facts: result.Build}
 	if t.BTFHub != "" {
-		if made.btf, err = manifest.PackBTF(result.BTF, o.Created); err != nil {
-			return nil, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+		if made.BTF, err = manifest.PackBTF(result.BTF, o.Created); err != nil {
+			return none, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 		}
 	}
-	o.tell(Event{Step: StepCompile, Done: true})
 	return made, nil
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -50,9 +51,12 @@ type PushOptions struct {
 	// program in it.
 	Source manifest.Reference
 	File   string
-	// Package is the path of package.json, Facts that of the compiler's facts,
-	// which may not exist.
-	Package, Facts string
+	// Built is the folder with package.json and the compiler's facts (build.json,
+	// which may not exist). Of a build for Platforms it has a folder with these
+	// for each, of the name of its architecture; without them the platform is
+	// that of the machine, as the compiler ran on the same.
+	Built     string
+	Platforms []manifest.Platform
 	// Target has the tag that the package gets.
 	Target manifest.Reference
 	// Created is SOURCE_DATE_EPOCH.
@@ -60,17 +64,12 @@ type PushOptions struct {
 }
 
 // PushPackage pushes what was compiled together with its source, and returns the
-// target with its digest. It is the last step of the Job. The platform is that of
-// the machine, as the compiler ran on the same.
+// target with its digest. It is the last step of the Job.
 func PushPackage(ctx context.Context, r Pusher, o PushOptions) (manifest.Reference, error) {
 	if o.Source.Digest == "" {
 		return manifest.Reference{}, usage("push package: the source %s has no digest", o.Source)
 	}
-	pkg, err := readFile(o.Package, manifest.MaxPackageSize)
-	if err != nil {
-		return manifest.Reference{}, fmt.Errorf("push package: %w", err)
-	}
-	facts, err := readFacts(o.Facts)
+	made, err := readBuilt(o.Built, o.Platforms)
 	if err != nil {
 		return manifest.Reference{}, fmt.Errorf("push package: %w", err)
 	}
@@ -78,26 +77,50 @@ func PushPackage(ctx context.Context, r Pusher, o PushOptions) (manifest.Referen
 	if err != nil {
 		return manifest.Reference{}, err
 	}
-	a, err := Assemble(Parts{
-		Source:   source,
-		File:     o.File,
-		Package:  pkg,
-		Facts:    facts,
-		Platform: manifest.HostPlatform(),
-		Tag:      o.Target.Tag,
-		Created:  o.Created,
-	})
+	a, err := Assemble(Parts{Source: source, File: o.File, Compiled: made, Tag: o.Target.Tag, Created: o.Created})
 	if err != nil {
 		return manifest.Reference{}, err
 	}
 	return r.Push(ctx, a, o.Target)
 }
 
+// readBuilt reads what a compiler left in a folder.
+func readBuilt(dir string, platforms []manifest.Platform) ([]Compiled, error) {
+	if len(platforms) == 0 {
+		one, err := readCompiled(dir, manifest.HostPlatform())
+		return []Compiled{one}, err
+	}
+	var made []Compiled
+	for _, p := range platforms {
+		one, err := readCompiled(filepath.Join(dir, p.Architecture), p)
+		if err != nil {
+			return nil, fmt.Errorf("for %s: %w", p, err)
+		}
+		made = append(made, one)
+	}
+	return made, nil
+}
+
+func readCompiled(dir string, platform manifest.Platform) (Compiled, error) {
+	// What the compiler left may be a link, too, and lead anywhere.
+	if info, err := os.Lstat(dir); err != nil {
+		return Compiled{}, err
+	} else if !info.IsDir() {
+		return Compiled{}, fmt.Errorf("%s is not a folder", dir)
+	}
+	pkg, err := readFile(filepath.Join(dir, manifest.PackageFile), manifest.MaxPackageSize)
+	if err != nil {
+		return Compiled{}, err
+	}
+	facts, err := readFacts(filepath.Join(dir, factsFile))
+	if err != nil {
+		return Compiled{}, err
+	}
+	return Compiled{Platform: platform, Package: pkg, Facts: facts}, nil
+}
+
 func readFacts(file string) (manifest.BuildFacts, error) {
 	var facts manifest.BuildFacts
-	if file == "" {
-		return facts, nil
-	}
 	data, err := readFile(file, maxFactsSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return facts, nil

@@ -20,9 +20,10 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 const testImage = "registry.example/ebpm@sha256:1111111111111111111111111111111111111111111111111111111111111111"
 
-// testPackage makes a package, tagged, from a package.json of testdata. The
-// digest is made from the tag, so that two tags are two packages.
-func testPackage(t *testing.T, file, name, tag string) *Package {
+// testPackage makes a package for amd64 and further architectures, tagged, from a
+// package.json of testdata. The digest is made from the tag, so that two tags are
+// two packages.
+func testPackage(t *testing.T, file, name, tag string, more ...string) *Package {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata", file+".package.json"))
 	if err != nil {
@@ -32,14 +33,18 @@ func testPackage(t *testing.T, file, name, tag string) *Package {
 	if err != nil {
 		t.Fatal(err)
 	}
-	platform := manifest.Platform{OS: "linux", Architecture: "amd64"}
-	config, err := manifest.NewConfig(&manifest.Spec{Name: name, Version: tag}, platform, decoded, manifest.BuildFacts{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	child, err := NewPlatformPackage(platform, config, data)
-	if err != nil {
-		t.Fatal(err)
+	var platforms []PlatformPackage
+	for _, architecture := range append([]string{"amd64"}, more...) {
+		platform := manifest.Platform{OS: "linux", Architecture: architecture}
+		config, err := manifest.NewConfig(&manifest.Spec{Name: name, Version: tag}, platform, decoded, manifest.BuildFacts{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		child, err := NewPlatformPackage(platform, config, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		platforms = append(platforms, child)
 	}
 	ref, err := manifest.ParseReference("registry.example/team/"+name+":"+tag, "")
 	if err != nil {
@@ -47,7 +52,7 @@ func testPackage(t *testing.T, file, name, tag string) *Package {
 	}
 	return &Package{
 		Reference: ref.WithDigest(digest.FromString(name + tag)),
-		Platforms: []PlatformPackage{child},
+		Platforms: platforms,
 	}
 }
 
@@ -59,6 +64,8 @@ func testNode(name string) Node {
 }
 
 func withKernel(n Node, kernel string) Node { n.Kernel = kernel; return n }
+
+func withArch(n Node, architecture string) Node { n.Architecture = architecture; return n }
 
 func withTaint(n Node, key, value string) Node {
 	n.Taints = append(n.Taints,

@@ -74,6 +74,13 @@ func TestPlanYAML(t *testing.T) {
 			o.Package.Platforms[0].BTFSize = 1 << 20
 			return o
 		}, []Node{testNode("node1")}},
+		// Stacks with symbols take rights, and memory for the symbols.
+		{"profile-all", func(t *testing.T) DeployOptions {
+			return DeployOptions{Name: "profile", Package: testPackage(t, "profile", "profile", "1.0.0"), Targets: &Targets{All: true}}
+		}, []Node{testNode("node1")}},
+		{"two-architectures", func(t *testing.T) DeployOptions {
+			return DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}}
+		}, []Node{testNode("node1"), withArch(testNode("node2"), "arm64"), withArch(testNode("node3"), "riscv64")}},
 		{"uprobe-old-kernel", func(t *testing.T) DeployOptions {
 			return DeployOptions{Name: "bashreadline", Package: testPackage(t, "run-uprobe", "bashreadline", "1.0.0"), Targets: &Targets{All: true}}
 		}, []Node{testNode("node1"), withKernel(testNode("node2"), "6.1.0-18-cloud-amd64")}},
@@ -241,6 +248,29 @@ func TestPlanRefuses(t *testing.T) {
 	})
 }
 
+// A package for two architectures runs on the nodes of both, and the others are
+// named.
+func TestPlanArchitectures(t *testing.T) {
+	nodes := []Node{testNode("x86"), withArch(testNode("arm"), "arm64"), withArch(testNode("risc"), "riscv64")}
+	for _, tt := range []struct {
+		more  []string
+		nodes []string
+	}{
+		{nil, []string{"x86"}},
+		{[]string{"arm64"}, []string{"arm", "x86"}},
+	} {
+		p := mustPlan(t, DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", tt.more...), Targets: &Targets{All: true}}, nodes, nil)
+		matched := []string{}
+		for _, n := range matching(p.DaemonSet.Spec.Template.Spec.Affinity, nodes) {
+			matched = append(matched, n.Name)
+		}
+		slices.Sort(matched)
+		if !slices.Equal(p.Nodes, tt.nodes) || !slices.Equal(matched, tt.nodes) || len(p.Skipped) != len(nodes)-len(tt.nodes) {
+			t.Errorf("%v: nodes %v, the scheduler's %v, skipped %v", tt.more, p.Nodes, matched, p.Skipped)
+		}
+	}
+}
+
 func requiring(p *Package, kernel string) *Package {
 	p.Platforms[0].Config.Requires = &manifest.Requires{Kernel: kernel}
 	return p
@@ -310,7 +340,12 @@ func TestStrategyKeepsExclusive(t *testing.T) {
 // table.
 func TestPodRights(t *testing.T) {
 	allowed := map[corev1.Capability]bool{"BPF": true, "PERFMON": true, "NET_ADMIN": true, "SYS_ADMIN": true}
-	for _, file := range []string{"event-one", "run-xdp", "run-uprobe"} {
+	ofStacks := map[corev1.Capability]bool{"BPF": true, "PERFMON": true, "SYSLOG": true, "SYS_PTRACE": true}
+	for _, file := range []string{"event-one", "run-xdp", "run-uprobe", "profile"} {
+		allowed := allowed
+		if file == "profile" {
+			allowed = ofStacks
+		}
 		for _, kernel := range []string{"6.1.0", "6.12.0"} {
 			p := mustPlan(t, DeployOptions{Package: testPackage(t, file, "x", "1.0.0"), Targets: &Targets{All: true}}, []Node{withKernel(testNode("n"), kernel)}, nil)
 			spec := p.DaemonSet.Spec.Template.Spec
@@ -332,7 +367,7 @@ func TestPodRights(t *testing.T) {
 					}
 				}
 			}
-			if *spec.AutomountServiceAccountToken || spec.HostPID || spec.HostIPC {
+			if *spec.AutomountServiceAccountToken || spec.HostPID != (file == "profile") || spec.HostIPC {
 				t.Errorf("%s: %+v", file, spec)
 			}
 		}

@@ -59,6 +59,19 @@ func TestBuildInClusterIsReproducible(t *testing.T) {
 	}
 }
 
+// One node compiles for every platform, and makes the bytes of this machine.
+func TestBuildInClusterForPlatforms(t *testing.T) {
+	flags := []string{"build", "examples/opensnoop", "-t", "platforms:1.0.0", "--platform", "linux/amd64,linux/arm64", "-o", "json"}
+	job := decode[packageResult](t, must(t, append(flags, "--builder", "kubernetes")...))
+	local := decode[packageResult](t, must(t, append(flags, "--builder", "local", "--store", t.TempDir())...))
+	if job.Digest != local.Digest {
+		t.Errorf("the Job made %s, this machine %s", job.Digest, local.Digest)
+	}
+	for _, platform := range []string{"linux/amd64", "linux/arm64"} {
+		must(t, "pull", "platforms:1.0.0", "--platform", platform, "-o", t.TempDir(), "--store", t.TempDir())
+	}
+}
+
 func TestBuildErrors(t *testing.T) {
 	broken := copyOpensnoop(t, [3]string{"opensnoop.bpf.c", "\te->pid = id >> 32;\n", "\te->nosuch = id >> 32;\n"})
 	line := lineOf(t, filepath.Join(broken, "opensnoop.bpf.c"), "nosuch")

@@ -5,25 +5,9 @@ package manifest
 import (
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
 )
-
-// Platform is what an object was compiled for. eBPF has no CPU of its own, but
-// the types of the kernel that a program reads differ from one to the next.
-type Platform struct {
-	OS           string `json:"os"`
-	Architecture string `json:"architecture"` // as GOARCH spells it
-}
-
-// HostPlatform is that of nodes like this machine.
-func HostPlatform() Platform {
-	return Platform{OS: "linux", Architecture: runtime.GOARCH}
-}
-
-// String returns OS/ARCHITECTURE.
-func (p Platform) String() string { return p.OS + "/" + p.Architecture }
 
 // Config is the config blob of a package: what it is, for display and search.
 // It is the author's word: whoever runs a package derives [Needs] from the
@@ -111,7 +95,7 @@ func NewConfig(spec *Spec, platform Platform, p *Package, build BuildFacts) (*Co
 	if err != nil {
 		return nil, err
 	}
-	needs, err := object.Needs()
+	needs, err := object.NeedsOf(&p.Meta, "")
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +141,7 @@ func (c *Config) Verify(p *Package) error {
 	if err != nil {
 		return WithKind(KindUnverified, err, "")
 	}
-	needs, err := object.Needs()
+	needs, err := object.NeedsOf(&p.Meta, "")
 	if err != nil {
 		return err
 	}

@@ -76,8 +76,15 @@ func TestPushFetch(t *testing.T) {
 				t.Errorf("index: %+v", index)
 			}
 
-			_, err = c.Fetch(ctx, ref, manifest.Platform{OS: "linux", Architecture: "riscv64"})
+			riscv64 := manifest.Platform{OS: "linux", Architecture: "riscv64"}
+			_, err = c.Fetch(ctx, ref, riscv64)
 			wantKind(t, err, manifest.KindNotFound, "not built for linux/riscv64", "linux/amd64, linux/arm64")
+			if e, ok := errors.AsType[*PlatformError](err); !ok || e.Platform != riscv64 || !slices.Equal(e.Built, []manifest.Platform{amd64, arm64}) {
+				t.Errorf("error %#v", e)
+			}
+			if advice := manifest.AdviceOf(err); !strings.Contains(advice, "--platform linux/amd64,linux/arm64,linux/riscv64.") {
+				t.Errorf("advice %q", advice)
+			}
 			_, err = c.Fetch(ctx, ref.WithTag("2.0.0"), amd64)
 			wantKind(t, err, manifest.KindNotFound, ref.WithTag("2.0.0").String())
 

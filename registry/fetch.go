@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -190,15 +191,33 @@ func fetchFrom(ctx context.Context, from content.Fetcher, r *root, ref manifest.
 	return p, nil
 }
 
+// PlatformError says that a package is there, but not for a platform.
+type PlatformError struct {
+	Platform manifest.Platform
+	// Built are the platforms that the package has, at least one.
+	Built []manifest.Platform
+}
+
+func (e *PlatformError) Error() string {
+	return fmt.Sprintf("the package was not built for %s, only for %s", e.Platform, joinPlatforms(", ", e.Built...))
+}
+
+func joinPlatforms(separator string, platforms ...manifest.Platform) string {
+	var words []string
+	for _, p := range platforms {
+		words = append(words, p.String())
+	}
+	return strings.Join(words, separator)
+}
+
 func childOf(index *Index, platform manifest.Platform) (PlatformManifest, error) {
-	var there []string
+	e := &PlatformError{Platform: platform}
 	for _, child := range index.Platforms {
 		if child.Platform == platform {
 			return child, nil
 		}
-		there = append(there, child.Platform.String())
+		e.Built = append(e.Built, child.Platform)
 	}
-	return PlatformManifest{}, manifest.WithKind(manifest.KindNotFound,
-		fmt.Errorf("the package was not built for %s, only for %s", platform, strings.Join(there, ", ")),
-		"Build it for this platform too.")
+	return PlatformManifest{}, manifest.WithKind(manifest.KindNotFound, e,
+		"Build it for this platform too: ebpm build --platform "+joinPlatforms(",", append(slices.Clone(e.Built), platform)...)+".")
 }

@@ -18,7 +18,8 @@ import (
 )
 
 // commonFlags are the flags of every compile, as upstream gives them (spec
-// section A4).
+// section A4). The target bpf has the byte order of this machine, which is that
+// of all [Architectures].
 func (c *compilation) commonFlags() []string {
 	return []string{"-g", "-O2", "-target", "bpf", "-Wno-unknown-attributes",
 		"-D__TARGET_ARCH_" + includeArch(c.Arch)}
@@ -138,6 +139,7 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	if compileErr != nil {
 		return nil, nil, c.adviseOn(messages, c.toolFailed(c.Clang, compileErr))
 	}
+	c.warnOfForeignHeaders(dependencies)
 
 	object := filepath.Join(c.scratch, c.objectFile())
 	back = append(back, "-c", "-o", object)

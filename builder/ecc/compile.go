@@ -71,6 +71,10 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// Architectures are those, as Go names them, whose kernel's types are inside ecc:
+// what a source that includes vmlinux.h compiles for.
+func Architectures() []string { return []string{"amd64", "arm64"} }
+
 // Result is what [Compile] made.
 type Result struct {
 	Package *manifest.Package

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -30,10 +31,12 @@ func (s *session) buildCommand() *cli.Command {
 			"Examples:\n" +
 			"  ebpm build examples/opensnoop -t opensnoop:1.0.0\n" +
 			"  ebpm build examples/opensnoop -t opensnoop:1.0.0 --builder kubernetes\n" +
-			"  ebpm build opensnoop.bpf.c opensnoop.h -t oci:./out:1.0.0",
+			"  ebpm build opensnoop.bpf.c opensnoop.h -t oci:./out:1.0.0\n" +
+			"  ebpm build examples/opensnoop -t opensnoop:1.0.0 --platform linux/amd64,linux/arm64",
 		Flags: append(contextFlags(),
 			&cli.StringFlag{Name: "tag", Aliases: []string{"t"}, Usage: "the `REFERENCE` of the package"},
 			&cli.StringFlag{Name: "builder", Value: "auto", Usage: "`WHERE` to compile: auto, local or kubernetes", EnvVars: []string{"EBPM_BUILDER"}},
+			&cli.StringSliceFlag{Name: "platform", Usage: "the `PLATFORMS` to compile for, as linux/amd64,linux/arm64 or one a flag (default: that of the machine that compiles)"},
 			&cli.StringFlag{Name: "vmlinux", Usage: "a vmlinux.h `FILE` (default: the one that ebpm ships); local builds only"},
 			&cli.BoolFlag{Name: "btfgen", Usage: "add the types of kernels that do not show them (CONFIG_DEBUG_INFO_BTF); needs bpftool; local builds only"},
 			&cli.StringFlag{Name: "btfhub-archive", Usage: "the `FOLDER` of the kernels for --btfgen (default: that of ecc)"},
@@ -76,6 +79,10 @@ func (s *session) build(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	platforms, err := manifest.ParsePlatforms(c.StringSlice("platform")...)
+	if err != nil {
+		return err
+	}
 	toolchain := builder.Toolchain{Vmlinux: c.String("vmlinux")}
 	if c.Bool("btfgen") {
 		toolchain.BTFHub = cmp.Or(c.String("btfhub-archive"), ecc.DefaultBTFHub(os.Getenv))
@@ -90,13 +97,18 @@ func (s *session) build(c *cli.Context) error {
 		return err
 	}
 	s.say("building %s: %s", source.Spec.Name, choice.Why)
-	options := builder.Options{Ref: ref, Created: created, Diagnostics: s.err, Progress: s.buildProgress()}
+	options := builder.Options{Ref: ref, Created: created, Platforms: platforms, Diagnostics: s.err, Progress: s.buildProgress()}
 	if choice.Builder == builder.OnKubernetes {
 		if c.IsSet("vmlinux") {
 			return usageError(c, "--vmlinux works with --builder local only")
 		}
 		if c.Bool("btfgen") {
 			return usageError(c, "--btfgen works with --builder local only: the kernels' types are on this machine")
+		}
+		if c.IsSet("ecc-image") && len(platforms) > 0 {
+			return manifest.WithKind(manifest.KindUsage,
+				errors.New("--ecc-image and --platform: another ecc compiles for the architecture of its node only"),
+				"Leave one of the two out; --builder-image takes an image of ebpm's own compiler.")
 		}
 		return s.buildInCluster(c, source, options)
 	}
@@ -140,7 +152,11 @@ func (s *session) buildHere(c *cli.Context, source *builder.Source, o builder.Op
 			return err
 		}
 	}
-	return s.printPackage(c, pinned, artifact.Size())
+	platforms := o.Platforms
+	if len(platforms) == 0 {
+		platforms = []manifest.Platform{manifest.HostPlatform()}
+	}
+	return s.printPackage(c, pinned, artifact.Size(), platforms...)
 }
 
 func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o builder.Options) error {
@@ -203,6 +219,7 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 		return err
 	}
 	var size int64
+	var platforms []manifest.Platform
 	for _, p := range index.Platforms {
 		pulled, err := client.Fetch(c.Context, pinned.Pinned(), p.Platform)
 		if err != nil {
@@ -212,6 +229,11 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 			return err
 		}
 		size += pulled.Size
+		platforms = append(platforms, p.Platform)
 	}
-	return s.printPackage(c, pinned, size)
+	if len(o.Platforms) > 0 && !slices.Equal(platforms, o.Platforms) {
+		return manifest.WithKind(manifest.KindUnverified, fmt.Errorf("build %s: the package is for %s, asked for were %s", pinned,
+			strings.Join(platformNames(platforms), ", "), strings.Join(platformNames(o.Platforms), ", ")), "")
+	}
+	return s.printPackage(c, pinned, size, platforms...)
 }

@@ -52,16 +52,13 @@ func (s *session) packagesCommand() *cli.Command {
 				return err
 			}
 			packages := []storedPackage{}
-			r := result{table: [][]string{{"REFERENCE", "VERSION", "SIZE", "USED"}}, wide: [][]string{{"REFERENCE", "VERSION", "SIZE", "USED", "PLATFORMS", "DIGEST", "DESCRIPTION"}}}
+			r := result{table: [][]string{{"REFERENCE", "VERSION", "PLATFORMS", "SIZE", "USED"}}, wide: [][]string{{"REFERENCE", "VERSION", "PLATFORMS", "SIZE", "USED", "DIGEST", "DESCRIPTION"}}}
 			for _, e := range entries {
 				tagged := e.Reference
 				tagged.Digest = ""
 				p := storedPackage{
 					Reference: tagged.String(), Digest: e.Reference.Digest.String(), Name: e.Name, Version: e.Version,
-					Description: e.Description, Platforms: []string{}, Size: e.Size, Used: e.Used,
-				}
-				for _, platform := range e.Platforms {
-					p.Platforms = append(p.Platforms, platform.String())
+					Description: e.Description, Platforms: platformNames(e.Platforms), Size: e.Size, Used: e.Used,
 				}
 				version := p.Version
 				if e.Err != nil {
@@ -69,10 +66,10 @@ func (s *session) packagesCommand() *cli.Command {
 					version = "damaged: " + p.Error
 				}
 				packages = append(packages, p)
-				row := []string{p.Reference, version, formatBytes(p.Size), formatAge(time.Since(p.Used))}
+				row := []string{p.Reference, version, strings.Join(p.Platforms, ","), formatBytes(p.Size), formatAge(time.Since(p.Used))}
 				r.names = append(r.names, p.Reference)
 				r.table = append(r.table, row)
-				r.wide = append(r.wide, append(row[:len(row):len(row)], strings.Join(p.Platforms, ","), p.Digest, p.Description))
+				r.wide = append(r.wide, append(row[:len(row):len(row)], p.Digest, p.Description))
 			}
 			r.value = packages
 			return s.print(c, r)

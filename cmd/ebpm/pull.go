@@ -31,6 +31,7 @@ func (s *session) pullCommand() *cli.Command {
 		ArgsUsage: "REF",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write package.json and source.tar into this `FOLDER`"},
+			&cli.StringFlag{Name: "platform", Usage: "the `PLATFORM` whose files to pull, such as linux/arm64 (default: this machine's; into the store: all)"},
 			&cli.BoolFlag{Name: "canonical", Usage: "write only package.json, in the form that ecli run --strict takes"},
 			&cli.BoolFlag{Name: "source", Usage: "unpack the source into the folder instead"},
 		},
@@ -47,6 +48,15 @@ func (s *session) pullCommand() *cli.Command {
 			if dir == "" && (c.Bool("canonical") || c.Bool("source")) {
 				return usageError(c, "--canonical and --source need a folder: -o FOLDER")
 			}
+			platform := manifest.HostPlatform()
+			if c.IsSet("platform") {
+				if platform, err = manifest.ParsePlatform(c.String("platform")); err != nil {
+					return err
+				}
+				if dir == "" || c.Bool("source") {
+					return usageError(c, "--platform chooses among the files that -o FOLDER writes; the store gets all platforms, and the source is the same for each")
+				}
+			}
 			if c.Bool("source") {
 				client, err := s.client(nil)
 				if err != nil {
@@ -57,7 +67,7 @@ func (s *session) pullCommand() *cli.Command {
 			if dir == "" {
 				return s.pullToStore(c, ref)
 			}
-			return s.pullFiles(c, ref, dir)
+			return s.pullFiles(c, ref, platform, dir)
 		},
 	}
 }
@@ -78,7 +88,7 @@ func (s *session) pullToStore(c *cli.Context, ref manifest.Reference) error {
 // pullFiles writes a package's files into a folder. The store serves it as a
 // cache: what is there is not fetched again, and a store that cannot be used
 // keeps nobody from running the package.
-func (s *session) pullFiles(c *cli.Context, ref manifest.Reference, dir string) error {
+func (s *session) pullFiles(c *cli.Context, ref manifest.Reference, platform manifest.Platform, dir string) error {
 	store, err := s.openStore()
 	if err != nil {
 		s.say("warning: going on without the store: %v", err)
@@ -88,7 +98,7 @@ func (s *session) pullFiles(c *cli.Context, ref manifest.Reference, dir string) 
 	if err != nil {
 		return err
 	}
-	pulled, err := client.Fetch(c.Context, ref.WithDefaultTag(), manifest.HostPlatform())
+	pulled, err := client.Fetch(c.Context, ref.WithDefaultTag(), platform)
 	if err != nil {
 		return err
 	}

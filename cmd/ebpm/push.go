@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -18,17 +19,31 @@ type packageResult struct {
 	Digest    string `json:"digest"`
 	// Size is in bytes, where it is known.
 	Size int64 `json:"size,omitempty"`
+	// Platforms are those of the package, where they are known.
+	Platforms []string `json:"platforms,omitempty"`
 }
 
-func (s *session) printPackage(c *cli.Context, ref manifest.Reference, size int64) error {
+func (s *session) printPackage(c *cli.Context, ref manifest.Reference, size int64, platforms ...manifest.Platform) error {
 	tagged := ref
 	tagged.Digest = ""
-	value := packageResult{Reference: tagged.String(), Digest: ref.Digest.String(), Size: size}
-	return s.print(c, result{
+	value := packageResult{Reference: tagged.String(), Digest: ref.Digest.String(), Size: size, Platforms: platformNames(platforms)}
+	r := result{
 		value: value,
 		names: []string{ref.Pinned().String()},
 		table: [][]string{{"REFERENCE", "DIGEST"}, {value.Reference, value.Digest}},
-	})
+	}
+	if len(platforms) > 0 {
+		r.wide = [][]string{{"REFERENCE", "DIGEST", "PLATFORMS"}, {value.Reference, value.Digest, strings.Join(value.Platforms, ",")}}
+	}
+	return s.print(c, r)
+}
+
+func platformNames(platforms []manifest.Platform) []string {
+	names := []string{}
+	for _, p := range platforms {
+		names = append(names, p.String())
+	}
+	return names
 }
 
 func (s *session) pushCommand() *cli.Command {
@@ -43,10 +58,10 @@ func (s *session) pushCommand() *cli.Command {
 		Flags: []cli.Flag{
 			outputFlag(),
 			// The last step of a build in a cluster.
-			&cli.StringFlag{Name: "package", Hidden: true},
+			&cli.StringFlag{Name: "built", Hidden: true},
+			&cli.StringSliceFlag{Name: "platform", Hidden: true},
 			&cli.StringFlag{Name: "source-from", Hidden: true},
 			&cli.StringFlag{Name: "source-file", Hidden: true},
-			&cli.StringFlag{Name: "build-facts", Hidden: true},
 			&cli.StringFlag{Name: "digest-file", Hidden: true},
 		},
 		Action: func(c *cli.Context) error {
@@ -58,7 +73,7 @@ func (s *session) pushCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			if c.IsSet("package") {
+			if c.IsSet("built") {
 				return s.pushBuilt(c, ref)
 			}
 			_, client, err := s.storeAndClient()
@@ -84,17 +99,21 @@ func (s *session) pushBuilt(c *cli.Context, target manifest.Reference) error {
 	if err != nil {
 		return err
 	}
+	platforms, err := manifest.ParsePlatforms(c.StringSlice("platform")...)
+	if err != nil {
+		return err
+	}
 	client, err := s.client(nil)
 	if err != nil {
 		return err
 	}
 	pinned, err := builder.PushPackage(c.Context, client, builder.PushOptions{
-		Source:  source,
-		File:    c.String("source-file"),
-		Package: c.String("package"),
-		Facts:   c.String("build-facts"),
-		Target:  target,
-		Created: created,
+		Source:    source,
+		File:      c.String("source-file"),
+		Built:     c.String("built"),
+		Platforms: platforms,
+		Target:    target,
+		Created:   created,
 	})
 	if err != nil {
 		return err

@@ -4,7 +4,7 @@ package main
 
 import (
 	"context"
-
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -145,7 +145,8 @@ func readPackage(file string) (*manifest.Package, error) {
 }
 
 // fetchLocalFirst looks in the store, as root also in that of the user who
-// called sudo, and then in the registry.
+// called sudo, and then in the registry. A package of the store that is not for
+// this machine ends the search: the name is known here.
 func (s *session) fetchLocalFirst(ctx context.Context, ref manifest.Reference) (*registry.Pulled, error) {
 	own, err := s.storeFolder()
 	if err != nil {
@@ -155,8 +156,13 @@ func (s *session) fetchLocalFirst(ctx context.Context, ref manifest.Reference) (
 	if folder := sudoUserStore(); folder != "" {
 		folders = append(folders, folder)
 	}
+	var elsewhere error
 	for _, folder := range folders {
 		pulled, err := fetchStored(ctx, folder, ref)
+		if platform := (*registry.PlatformError)(nil); errors.As(err, &platform) {
+			elsewhere = err
+			continue
+		}
 		if err == nil {
 			s.progress("running %s from the store %s", pulled.Reference, folder)
 			return pulled, nil
@@ -166,6 +172,9 @@ func (s *session) fetchLocalFirst(ctx context.Context, ref manifest.Reference) (
 			// registry has whole.
 			s.say("warning: %v", err)
 		}
+	}
+	if elsewhere != nil {
+		return nil, elsewhere
 	}
 	store, client, err := s.storeAndClient()
 	if err != nil {

@@ -26,6 +26,7 @@ type commandLine struct {
 	llvmStrip  string
 	noPackage  bool
 	standalone bool
+	archs      []string
 	help       string // the flag as written: -h or --help
 	version    bool
 
@@ -71,6 +72,8 @@ var flags = []flag{
 		on: func(l *commandLine) *bool { return &l.noPackage }},
 	{short: 's', long: "standalone", help: "Write NAME.out too, an executable that runs the package",
 		on: func(l *commandLine) *bool { return &l.standalone }},
+	{long: "target-arch", value: "TARGET_ARCH", help: "Compile for amd64 or arm64, into OUTPUT_PATH/TARGET_ARCH; may be given again (eunomia-bpf's ecc has no such flag)",
+		list: func(l *commandLine) *[]string { return &l.archs }},
 	{short: 'h', long: "help", help: "Print help"},
 	{short: 'V', long: "version", help: "Print the version",
 		on: func(l *commandLine) *bool { return &l.version }},

@@ -10,10 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/ebpm/ebpm/builder/ecc"
@@ -73,7 +76,7 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 			return errors.New("--btfgen: name the folder of the btfhub archive with --btfhub-archive")
 		}
 	}
-	result, err := ecc.Compile(ctx, ecc.Options{
+	options := ecc.Options{
 		Source:      line.source,
 		Header:      line.header,
 		Output:      line.output,
@@ -89,11 +92,47 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		Standalone:  line.standalone,
 		Diagnostics: stderr,
 		Log:         slog.New(&logHandler{out: stderr, level: logLevel(line.verbose, getenv("RUST_LOG"))}),
-	})
+	}
+	facts := getenv(ecc.FactsVariable)
+	if len(line.archs) > 0 {
+		return compileForEach(ctx, options, line.archs, facts)
+	}
+	result, err := ecc.Compile(ctx, options)
 	if err != nil {
 		return err
 	}
-	return writeFacts(getenv(ecc.FactsVariable), result.Build)
+	return writeFacts(facts, result.Build)
+}
+
+// compileForEach gives each architecture a folder of its name in the output
+// folder. The facts are written there, under the name that facts ends with.
+func compileForEach(ctx context.Context, options ecc.Options, archs []string, facts string) error {
+	output := options.Output
+	if output == "" {
+		output = filepath.Dir(options.Source)
+	}
+	for _, arch := range archs {
+		if !slices.Contains(ecc.Architectures(), arch) {
+			return fmt.Errorf("--target-arch %s: wanted one of %s", arch, strings.Join(ecc.Architectures(), ", "))
+		}
+	}
+	for _, arch := range archs {
+		options.Arch, options.Output = arch, filepath.Join(output, arch)
+		if err := os.Mkdir(options.Output, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("output folder: %w", err)
+		}
+		result, err := ecc.Compile(ctx, options)
+		if err != nil {
+			return fmt.Errorf("%w (for %s)", err, arch)
+		}
+		if facts == "" {
+			continue
+		}
+		if err := writeFacts(filepath.Join(options.Output, filepath.Base(facts)), result.Build); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeFacts writes how a source was compiled into file, unless that is empty.

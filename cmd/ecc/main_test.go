@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/ebpm/ebpm/builder/ecc"
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -222,6 +223,58 @@ func TestCompile(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The flag that eunomia-bpf's ecc does not have gives each architecture a folder.
+func TestTargetArch(t *testing.T) {
+	for _, tool := range []string{"clang", "llvm-strip"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
+		}
+	}
+	t.Chdir(t.TempDir())
+	const source = "#ifdef __TARGET_ARCH_arm64\n#ifdef BAD\n#error no\n#endif\nint arm = 1;\n#else\nint x = 1;\n#endif\n"
+	if err := os.WriteFile("a.bpf.c", []byte(source), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	getenv := func(name string) string {
+		return map[string]string{"RUST_LOG": "warn", ecc.FactsVariable: "elsewhere/build.json"}[name]
+	}
+	call := func(args ...string) (int, string) {
+		var stdout, stderr bytes.Buffer
+		return run(t.Context(), append([]string{"ecc"}, args...), getenv, &stdout, &stderr), stderr.String()
+	}
+	if code, stderr := call("a.bpf.c", "-o", ".", "--target-arch", "amd64", "--target-arch=arm64"); code != exitOK || stderr != "" {
+		t.Fatalf("exit code %d, %s", code, stderr)
+	}
+	for arch, want := range map[string][2]string{"amd64": {"x", "-D__TARGET_ARCH_x86"}, "arm64": {"arm", "-D__TARGET_ARCH_arm64"}} {
+		data, err := os.ReadFile(filepath.Join(arch, "package.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pkg, err := manifest.DecodePackage(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := pkg.Meta.Parameters(); len(p) != 1 || p[0].Name != want[0] {
+			t.Errorf("%s: variables %v", arch, p)
+		}
+		facts, err := os.ReadFile(filepath.Join(arch, "build.json"))
+		if err != nil || !strings.Contains(string(facts), want[1]) {
+			t.Errorf("%s: facts %s, %v", arch, facts, err)
+		}
+	}
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--target-arch", "riscv64"}, "Error: --target-arch riscv64: wanted one of amd64, arm64\n"},
+		{[]string{"--target-arch", "arm64", "-a", "-DBAD"}, "Error: compile a.bpf.c: clang: exit status 1 (for arm64)\n"},
+	} {
+		if code, stderr := call(append(tt.args, "a.bpf.c")...); code != exitFailure || !strings.HasSuffix(stderr, tt.want) {
+			t.Errorf("%q: exit code %d, %q", tt.args, code, stderr)
+		}
 	}
 }
 

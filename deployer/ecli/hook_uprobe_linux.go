@@ -6,12 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/features"
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -19,7 +18,11 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections: []string{"uprobe", "uretprobe", "uprobe.s", "uretprobe.s"},
+		sections: []string{
+			"uprobe", "uretprobe", "uprobe.s", "uretprobe.s",
+			"uprobe.multi", "uretprobe.multi", "uprobe.multi.s", "uretprobe.multi.s",
+			"uprobe.session", "uprobe.session.s",
+		},
 		check: func(p *plannedProgram) error {
 			_, err := parseUprobe(p)
 			return err
@@ -29,28 +32,48 @@ func init() {
 	})
 }
 
-// A uprobe is the target of a section, PATH:FUNCTION or PATH:FUNCTION+OFFSET.
+// A uprobe is the target of a section: PATH:FUNCTION, PATH:FUNCTION+OFFSET or
+// PATH:OFFSET.
 type uprobe struct {
-	binary   string // a path, or a name that is looked for
+	binary string // a path, or a name that is looked for
+	// function is empty where offset is one in the file. In the sections of
+	// several functions * in it stands for any letters and ? for one.
 	function string
 	offset   uint64
 	ret      bool
+	several  bool
+	session  bool
 }
 
-// parseUprobe reads the target as libbpf does: the offset is decimal, or hex
+// parseUprobe reads the target as libbpf does: an offset is decimal, or hex
 // with 0x, or octal with 0.
 func parseUprobe(p *plannedProgram) (uprobe, error) {
-	u := uprobe{ret: strings.HasPrefix(strings.TrimPrefix(p.spec.SectionName, "?"), "uretprobe")}
+	section, _, _ := strings.Cut(strings.TrimPrefix(p.spec.SectionName, "?"), "/")
+	u := uprobe{
+		ret:     strings.HasPrefix(section, "uretprobe"),
+		several: strings.Contains(section, ".multi") || strings.Contains(section, ".session"),
+		session: strings.Contains(section, ".session"),
+	}
 	binary, function, ok := strings.Cut(p.target, ":")
 	if binary == "" || !ok || function == "" {
-		return u, errors.New(`it names no function; write SEC("uprobe/PATH:FUNCTION")`)
+		return u, fmt.Errorf(`it names no function; write SEC("%s/PATH:FUNCTION"), or name it at run time: --attach PROGRAM=PATH:FUNCTION`, section)
 	}
 	u.binary = binary
+	if function[0] >= '0' && function[0] <= '9' {
+		var err error
+		if u.offset, err = strconv.ParseUint(function, 0, 63); err != nil {
+			return u, fmt.Errorf("%q is neither a function nor an offset in the file", function)
+		}
+		return u, nil
+	}
 	function, offset, ok := strings.Cut(function, "+")
 	u.function = function
 	if ok {
-		if u.ret {
-			return u, errors.New("a uretprobe has no offset: it is at the function's return")
+		switch {
+		case u.ret || u.session:
+			return u, fmt.Errorf("a %s has no offset: it is at the function's return", section)
+		case u.isPattern():
+			return u, fmt.Errorf("an offset is that into one function, and %q may be several", function)
 		}
 		var err error
 		if u.offset, err = strconv.ParseUint(offset, 0, 63); err != nil {
@@ -60,14 +83,7 @@ func parseUprobe(p *plannedProgram) (uprobe, error) {
 	return u, nil
 }
 
-// prepareUprobe chooses the kind of link, which a program must be loaded for:
-// uprobe.multi (Linux 6.6) needs less rights than the perf event before it.
-func prepareUprobe(p *plannedProgram, _ *Options) error {
-	if features.HaveBPFLinkUprobeMulti() == nil {
-		p.spec.AttachType = ebpf.AttachTraceUprobeMulti
-	}
-	return nil
-}
+func (u *uprobe) isPattern() bool { return u.several && strings.ContainsAny(u.function, "*?") }
 
 func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, string, error) {
 	u, err := parseUprobe(p)
@@ -79,40 +95,47 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 		return nil, "", manifest.WithKind(manifest.KindPrecondition, err, "")
 	}
 	defer file.Close()
-	address, err := functionOffset(file, u.function)
+	places := uprobes{file: file, ret: u.ret, session: u.session, pid: p.pid}
+	target := path + ":" + u.function
+	switch {
+	case u.function == "":
+		target += fmt.Sprintf("%#x", u.offset)
+		places.offsets, err = []uint64{u.offset}, checkOffset(file, u.offset)
+	case u.isPattern():
+		if places.offsets, err = functionOffsets(file, u.function); err == nil {
+			target += fmt.Sprintf(" (%d functions)", len(places.offsets))
+		}
+	default:
+		var offset uint64
+		offset, err = functionOffset(file, u.function)
+		places.offsets = []uint64{offset + u.offset}
+		if u.offset != 0 {
+			target += fmt.Sprintf("+%#x", u.offset)
+		}
+	}
 	if err != nil {
 		return nil, "", manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", path, err),
 			"nm -D --defined-only, or nm, lists the functions of a program; a stripped one keeps only those that it exports.")
 	}
-	// The file that was read is the one that is probed, whatever its path
-	// leads to by now: the kernel follows this name to the open file.
-	exe, err := link.OpenExecutable(fmt.Sprintf("/proc/self/fd/%d", file.Fd()))
+	l, err := places.attach(p, prog)
 	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", path, err)
+		return nil, "", aboutTarget(target, p.pid, err)
 	}
-	var l link.Link
-	multi := p.spec.AttachType == ebpf.AttachTraceUprobeMulti
-	switch {
-	case multi && u.ret:
-		l, err = exe.UretprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address}})
-	case multi:
-		l, err = exe.UprobeMulti(nil, prog, &link.UprobeMultiOptions{Addresses: []uint64{address + u.offset}})
-	case u.ret:
-		l, err = exe.Uretprobe("", prog, &link.UprobeOptions{Address: address})
-	default:
-		l, err = exe.Uprobe("", prog, &link.UprobeOptions{Address: address, Offset: u.offset})
+	return l, ofProcess(target, p.pid), nil
+}
+
+// ofProcess names the process to which a target is confined.
+func ofProcess(target string, pid int) string {
+	if pid == 0 {
+		return target
 	}
-	if err != nil {
-		err = fmt.Errorf("%s:%s: %w", path, u.function, err)
-		if !multi && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM)) {
-			return nil, "", manifest.WithKind(manifest.KindPrecondition, err,
-				"On kernels before 6.6, which have no uprobe.multi, uprobes need CAP_SYS_ADMIN.")
-		}
-		return nil, "", err
+	return fmt.Sprintf("%s of process %d", target, pid)
+}
+
+// aboutTarget says what could not be attached to.
+func aboutTarget(target string, pid int, err error) error {
+	if pid != 0 && (errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist)) {
+		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: there is no process %d here", target, pid), "")
 	}
-	target := path + ":" + u.function
-	if u.offset != 0 {
-		target += fmt.Sprintf("+%#x", u.offset)
-	}
-	return l, target, nil
+	return fmt.Errorf("%s: %w", ofProcess(target, pid), err)
 }

@@ -53,7 +53,7 @@ func readPackage(t testing.TB, name string) (*manifest.Package, *ebpf.Collection
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(pkg.Object))
+	spec, err := manifest.LoadSpec(pkg.Object)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -129,22 +131,93 @@ func openat2(root, name string, flags uint64) (int, error) {
 // maxStringTable bounds the names of symbols that are read from a file.
 const maxStringTable = 256 << 20
 
+// maxFunctions bounds the functions that a pattern may match; it is the
+// kernel's own bound of uprobe.multi.
+const maxFunctions = 1 << 20
+
 // functionOffset returns where in the file a function begins. Exported symbols
 // go before the others. A name may have a version behind it: name@VERSION.
 func functionOffset(file io.ReaderAt, name string) (offset uint64, err error) {
+	found := false
+	err = withELF(file, func(f *elf.File) error {
+		return eachTable(f, func(table *elf.Section) (bool, error) {
+			var value uint64
+			var err error
+			if value, found, err = findFunction(f, table, name); err == nil && found {
+				offset, err = fileOffset(f, value)
+			}
+			return found, err
+		})
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("it has no function %s", name)
+	}
+	return offset, err
+}
+
+// functionOffsets returns where in the file the functions begin whose names
+// match a pattern, sorted; at least one.
+func functionOffsets(file io.ReaderAt, pattern string) ([]uint64, error) {
+	found := map[uint64]bool{}
+	err := withELF(file, func(f *elf.File) error {
+		return eachTable(f, func(table *elf.Section) (bool, error) {
+			return false, walkSymbols(f, table, func(name []byte, s symbol) error {
+				// .symtab has the version in the name.
+				name, _, _ = bytes.Cut(name, []byte{'@'})
+				if !s.function || !matchGlob(pattern, name) {
+					return nil
+				}
+				// Functions of the file that are in no part of it that is executed
+				// are never called.
+				if offset, err := fileOffset(f, s.value); err == nil {
+					found[offset] = true
+				}
+				if len(found) > maxFunctions {
+					return fmt.Errorf("more than %d functions match %s", maxFunctions, pattern)
+				}
+				return nil
+			})
+		})
+	})
+	if err == nil && len(found) == 0 {
+		err = fmt.Errorf("it has no function that matches %s", pattern)
+	}
+	return slices.Sorted(maps.Keys(found)), err
+}
+
+// checkOffset refuses an offset that is in no executable part of the file.
+func checkOffset(file io.ReaderAt, offset uint64) error {
+	return withELF(file, func(f *elf.File) error {
+		for _, p := range f.Progs {
+			if p.Type == elf.PT_LOAD && p.Flags&elf.PF_X != 0 && p.Off <= offset && offset-p.Off < p.Filesz {
+				return nil
+			}
+		}
+		return fmt.Errorf("offset %#x is in no executable part of it", offset)
+	})
+}
+
+// withELF calls use with the headers of a program or library.
+func withELF(file io.ReaderAt, use func(*elf.File) error) (err error) {
 	defer func() {
 		// Whoever may write the file must not be able to end this process.
 		if p := recover(); p != nil {
-			err = fmt.Errorf("read its symbols: %v", p)
+			err = fmt.Errorf("read it as ELF: %v", p)
 		}
 	}()
 	f, err := elf.NewFile(file)
 	if err != nil {
-		return 0, fmt.Errorf("read it as ELF: %w", err)
+		return fmt.Errorf("read it as ELF: %w", err)
 	}
 	if f.Type != elf.ET_EXEC && f.Type != elf.ET_DYN {
-		return 0, fmt.Errorf("it is an ELF file of type %s, neither a program nor a library", f.Type)
+		return fmt.Errorf("it is an ELF file of type %s, neither a program nor a library", f.Type)
 	}
+	return use(f)
+}
+
+// eachTable calls use with each table of symbols, that of the exported ones
+// first, until one has what was looked for.
+func eachTable(f *elf.File, use func(table *elf.Section) (done bool, err error)) error {
 	tables := 0
 	for _, kind := range []elf.SectionType{elf.SHT_DYNSYM, elf.SHT_SYMTAB} {
 		table := f.SectionByType(kind)
@@ -152,87 +225,142 @@ func functionOffset(file io.ReaderAt, name string) (offset uint64, err error) {
 			continue
 		}
 		tables++
-		value, found, err := findFunction(f, table, name)
-		if err != nil {
-			return 0, err
-		}
-		if found {
-			return fileOffset(f, value)
+		if done, err := use(table); done || err != nil {
+			return err
 		}
 	}
 	if tables == 0 {
-		return 0, errors.New("it has no symbols")
+		return errors.New("it has no symbols")
 	}
-	return 0, fmt.Errorf("it has no function %s", name)
+	return nil
 }
 
-// findFunction looks through one table of symbols, a piece at a time: those of
-// large programs take hundreds of megabytes when they are all read.
+// variableAddress returns the address that the file gives a variable.
+func variableAddress(f *elf.File, name string) (uint64, error) {
+	var best symbol
+	err := eachTable(f, func(table *elf.Section) (bool, error) {
+		err := walkSymbols(f, table, func(symbolName []byte, s symbol) error {
+			if s.function || string(symbolName) != name {
+				return nil
+			}
+			return best.merge(s)
+		})
+		return best.defined, err
+	})
+	if err == nil && !best.defined {
+		err = errors.New("it is not among the symbols of the file")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("variable %s: %w", name, err)
+	}
+	return best.value, nil
+}
+
+// findFunction looks for the function of a name in one table of symbols.
 func findFunction(f *elf.File, table *elf.Section, name string) (value uint64, found bool, err error) {
 	bare, version, _ := strings.Cut(name, "@")
 	version = strings.TrimPrefix(version, "@")
 	if version != "" && table.Type == elf.SHT_DYNSYM {
 		return findVersion(f, bare, version)
 	}
+	var best symbol
+	err = walkSymbols(f, table, func(symbolName []byte, s symbol) error {
+		rest, ok := bytes.CutPrefix(symbolName, []byte(bare))
+		if !s.function || !ok || len(rest) > 0 && rest[0] != '@' {
+			return nil
+		}
+		// .symtab has the version in the name, @@ for the default one.
+		if version != "" && string(bytes.TrimLeft(rest, "@")) != version {
+			return nil
+		}
+		if err := best.merge(s); err != nil {
+			return fmt.Errorf("function %s: %w", name, err)
+		}
+		return nil
+	})
+	return best.value, best.defined, err
+}
+
+// maxSymbolName bounds the name of a symbol; those of C++ are the longest.
+const maxSymbolName = 1 << 16
+
+// walkSymbols calls visit with each symbol that a table defines, reading the table a piece at a time: those of large programs take hundreds of
+// megabytes when they are all read.
+func walkSymbols(f *elf.File, table *elf.Section, visit func(name []byte, s symbol) error) error {
 	if int(table.Link) >= len(f.Sections) {
-		return 0, false, errors.New("read its symbols: the table names no strings")
+		return errors.New("read its symbols: the table names no strings")
 	}
 	strtab := f.Sections[table.Link]
 	if strtab.Size > maxStringTable {
-		return 0, false, fmt.Errorf("read its symbols: %d bytes of names, at most %d are read", strtab.Size, maxStringTable)
+		return fmt.Errorf("read its symbols: %d bytes of names, at most %d are read", strtab.Size, maxStringTable)
 	}
 	names, err := strtab.Data()
 	if err != nil {
-		return 0, false, fmt.Errorf("read its symbols: %w", err)
-	}
-	matches := func(start uint32) bool {
-		if uint64(start) >= uint64(len(names)) {
-			return false
-		}
-		rest := names[start:]
-		if version != "" {
-			// .symtab has the version in the name, @@ for the default one.
-			rest, ok := bytes.CutPrefix(rest, []byte(bare+"@"))
-			rest = bytes.TrimPrefix(rest, []byte("@"))
-			return ok && bytes.HasPrefix(rest, []byte(version+"\x00"))
-		}
-		rest, ok := bytes.CutPrefix(rest, []byte(bare))
-		return ok && len(rest) > 0 && (rest[0] == 0 || rest[0] == '@')
+		return fmt.Errorf("read its symbols: %w", err)
 	}
 	size := elf.Sym64Size
 	if f.Class == elf.ELFCLASS32 {
 		size = elf.Sym32Size
 	}
-	var best symbol
 	r := io.NewSectionReader(table, 0, int64(table.FileSize))
 	chunk := make([]byte, size*2048)
 	for {
 		n, err := io.ReadFull(r, chunk)
 		for at := 0; at+size <= n; at += size {
 			s, start := decodeSymbol(f, chunk[at:at+size])
-			if s.defined && matches(start) {
-				if err := best.merge(s); err != nil {
-					return 0, false, fmt.Errorf("function %s: %w", name, err)
-				}
+			if !s.defined || uint64(start) >= uint64(len(names)) {
+				continue
+			}
+			name := names[start:]
+			end := bytes.IndexByte(name[:min(len(name), maxSymbolName)], 0)
+			if end <= 0 {
+				continue
+			}
+			if err := visit(name[:end], s); err != nil {
+				return err
 			}
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			return best.value, best.defined, nil
+			return nil
 		}
 		if err != nil {
-			return 0, false, fmt.Errorf("read its symbols: %w", err)
+			return fmt.Errorf("read its symbols: %w", err)
 		}
 	}
 }
 
-// A symbol is a function that the file defines.
-type symbol struct {
-	value   uint64
-	weak    bool
-	defined bool
+// matchGlob reports whether name matches pattern, in which * stands for any
+// letters and ? for one. It takes at most len(pattern)*len(name) steps.
+func matchGlob(pattern string, name []byte) bool {
+	star, retry := -1, 0 // behind the last star, and where in name it ends
+	p, n := 0, 0
+	for n < len(name) {
+		switch {
+		case p < len(pattern) && pattern[p] == '*':
+			star, retry = p+1, n
+			p++
+		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == name[n]):
+			p++
+			n++
+		case star >= 0:
+			retry++
+			p, n = star, retry
+		default:
+			return false
+		}
+	}
+	return strings.Trim(pattern[p:], "*") == ""
 }
 
-// merge takes other in as a further function of the same name: the same one,
+// A symbol is a function or a variable that the file defines.
+type symbol struct {
+	value    uint64
+	weak     bool
+	defined  bool
+	function bool
+}
+
+// merge takes other in as a further symbol of the same name: the same one,
 // or one that is weak beside one that is not.
 func (s *symbol) merge(other symbol) error {
 	switch {
@@ -255,7 +383,14 @@ func decodeSymbol(f *elf.File, b []byte) (s symbol, name uint32) {
 		info, section, s.value = b[4], f.ByteOrder.Uint16(b[6:]), f.ByteOrder.Uint64(b[8:])
 	}
 	s.weak = elf.ST_BIND(info) == elf.STB_WEAK
-	s.defined = elf.ST_TYPE(info) == elf.STT_FUNC && elf.SectionIndex(section) != elf.SHN_UNDEF && s.value != 0
+	switch elf.ST_TYPE(info) {
+	case elf.STT_FUNC:
+		s.function = true
+	case elf.STT_OBJECT, elf.STT_NOTYPE:
+	default:
+		return s, name
+	}
+	s.defined = elf.SectionIndex(section) != elf.SHN_UNDEF && s.value != 0
 	return s, name
 }
 

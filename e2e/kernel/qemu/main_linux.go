@@ -58,6 +58,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	console := flags.Bool("console", false, "print the machine's console to stderr")
 	timeout := flags.Duration("timeout", 10*time.Minute, "of each kernel")
 	modules := flags.String("modules", strings.Join(vm.DefaultModules, ","), "the kernel `MODULES` to load, with those that they need")
+	programs := flags.String("programs", strings.Join(vm.DefaultPrograms, ","), "the host's `PROGRAMS` that the machine has beside busybox, with their libraries")
 	var o vm.Options
 	flags.IntVar(&o.CPUs, "cpus", 2, "processors")
 	flags.IntVar(&o.Memory, "memory", 1024, "memory in MiB")
@@ -88,6 +89,9 @@ func run(args []string, stdout, stderr io.Writer) int {
 	}
 	if *modules != "" {
 		o.Modules = strings.Split(*modules, ",")
+	}
+	if *programs != "" {
+		o.Programs = strings.Split(*programs, ",")
 	}
 	o.Env = env
 	o.Files = map[string]string{}

@@ -5,7 +5,7 @@
 
 /bin/busybox mkdir -p /proc /sys /dev /tmp /root /run /var/lib
 /bin/busybox --install -s /bin
-export PATH=/bin:/usr/bin:/sbin HOME=/root TMPDIR=/tmp
+export PATH=/usr/bin:/bin:/sbin HOME=/root TMPDIR=/tmp
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -16,6 +16,7 @@ mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /tmp
 mount -t tmpfs tmpfs /run
 mount -t tracefs tracefs /sys/kernel/tracing
+mount -t securityfs securityfs /sys/kernel/security
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 ip link set lo up

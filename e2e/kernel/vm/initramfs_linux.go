@@ -83,6 +83,10 @@ func (r *initramfs) bytes(name string, mode fs.FileMode, content string) error {
 // copy adds the host's file or folder from as name. A symbolic link to a file
 // is the file.
 func (r *initramfs) copy(name, from string) error {
+	from, err := filepath.EvalSymlinks(from)
+	if err != nil {
+		return err
+	}
 	return filepath.WalkDir(from, func(file string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err

@@ -31,6 +31,9 @@ type Options struct {
 	CPUs, Memory int
 	// Modules are the kernel modules that are loaded, with those that they need.
 	Modules []string
+	// Programs are programs of the host, with their shared libraries: most are
+	// busybox's otherwise.
+	Programs []string
 	// Env is added to the environment of the tests, as NAME=VALUE.
 	Env []string
 	// Files are files and folders of the host, by their path in the machine.
@@ -43,6 +46,9 @@ type Options struct {
 
 // DefaultModules are those that the tests of the hooks need.
 var DefaultModules = []string{"veth", "dummy", "tls", "sch_ingress", "cls_bpf", "nf_defrag_ipv4", "nf_defrag_ipv6"}
+
+// DefaultPrograms are those that tests start because they use libc.so.
+var DefaultPrograms = []string{"chrt"}
 
 // An Event is one of `go tool test2json`.
 type Event struct {
@@ -134,7 +140,7 @@ func qemuArgs(kernel, initrd string, o Options) []string {
 		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", or(o.CPUs, 2), "-m", or(o.Memory, 1024),
 		"-kernel", kernel, "-initrd", initrd,
 		// The expedited grace periods of RCU make closing what is attached quick.
-		"-append", "console=ttyS0 quiet panic=-1 lsm=bpf mitigations=off rcupdate.rcu_expedited=1",
+		"-append", "console=ttyS0 quiet panic=-1 lsm=bpf no_timer_check mitigations=off rcupdate.rcu_expedited=1",
 		"-serial", "stdio", "-serial", "file:/dev/fd/3",
 	}
 }
@@ -158,6 +164,10 @@ func (s *Suite) pack(ctx context.Context, k *Kernel, o Options, mark, file strin
 	r := newInitramfs(f)
 	add := func(step error) { err = errors.Join(err, step) }
 	add(r.copy("/bin/busybox", busybox))
+	libraries := map[string]bool{}
+	for _, name := range o.Programs {
+		add(r.addProgram(name, libraries))
+	}
 	add(r.bytes("/init", 0o755, initScript))
 	add(r.bytes("/mark", 0o644, mark))
 	for i, m := range modules {
