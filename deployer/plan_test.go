@@ -83,6 +83,11 @@ func TestPlanYAML(t *testing.T) {
 				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
 			}
 		}, []Node{testNode("node1")}},
+		{"btf-archive", func(t *testing.T) DeployOptions {
+			o := DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0"), Targets: &Targets{All: true}}
+			o.Package.Platforms[0].BTFSize = 1 << 20
+			return o
+		}, []Node{testNode("node1")}},
 		// Stacks with symbols take rights, and memory for the symbols.
 		{"profile-all", func(t *testing.T) DeployOptions {
 			return DeployOptions{Name: "profile", Package: testPackage(t, "profile", "profile", "1.0.0"), Targets: &Targets{All: true}}

@@ -81,8 +81,22 @@ func (s *session) pullProgram(ctx context.Context, word, dir string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := verifiedPackage(pulled); err != nil {
+	pkg, err := verifiedPackage(pulled)
+	if err != nil {
 		return err
+	}
+	object, err := manifest.Inspect(pkg.Object)
+	if err != nil {
+		return err
+	}
+	types, err := kernelBTF(pulled, object, false)
+	if err != nil {
+		return err
+	}
+	if types != nil {
+		if err := writeFile(filepath.Join(dir, manifest.KernelBTFFile), types); err != nil {
+			return err
+		}
 	}
 	return writeFile(filepath.Join(dir, programPackage), pulled.Package)
 }

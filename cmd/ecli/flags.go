@@ -26,6 +26,8 @@ type flags struct {
 
 	program string
 	args    []string
+	// own is the package of a standalone executable, in place of program.
+	own *manifest.Package
 }
 
 // progType is what a program word names.

@@ -40,7 +40,7 @@ func TestParseFlags(t *testing.T) {
 		{words: "--handover=/h --carry all p", want: flags{handover: "/h", carry: manifest.Carry{All: true}, program: "p"}},
 		{words: "--carry all p", wantErr: "--handover DIR"},
 		{words: "--attach eth0 p", wantErr: `"eth0" is not PROGRAM=TARGET`},
-		{words: "--attach", wantErr: "a value is required for '--attach'"},
+		{words: "--attach", wantErr: "a value is required for '--attach <PROG=TARGET>'"},
 		{words: "-- -odd- --help", want: flags{program: "-odd-", args: []string{"--help"}}},
 		{words: "p -- a", want: flags{program: "p", args: []string{"--", "a"}}},
 		{words: "-h", help: true}, {words: "--help p", help: true}, {words: "-jh", help: true},

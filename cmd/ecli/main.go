@@ -21,6 +21,13 @@ import (
 )
 
 func main() {
+	pkg, err := ownPackage()
+	switch {
+	case err != nil:
+		os.Exit(fail(os.Stderr, err))
+	case pkg != nil:
+		os.Exit(runFlags(&flags{own: pkg, args: os.Args[1:]}, os.Stdin, os.Stdout, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -153,6 +160,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usageRun)
 		return 0
 	}
+	return runFlags(f, stdin, stdout, stderr)
+}
+
+// runFlags runs a package until it is told to end.
+func runFlags(f *flags, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signals()
 	defer stop()
 	if err := runPackage(ctx, f, stdin, stdout, stderr); err != nil {
@@ -235,9 +247,12 @@ func ready(args []string, stdout, stderr io.Writer) int {
 }
 
 func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr io.Writer) error {
-	p, err := readProgram(ctx, f, stdin, stderr)
-	if err != nil {
-		return err
+	p := &program{pkg: f.own}
+	if f.own == nil {
+		var err error
+		if p, err = readProgram(ctx, f, stdin, stderr); err != nil {
+			return err
+		}
 	}
 	revision, err := ownRevision()
 	if err != nil {
@@ -248,6 +263,7 @@ func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr i
 		Args:        f.args,
 		JSON:        f.json,
 		KernelBTF:   p.types,
+		OptionalBTF: f.strict, // as in Pods
 		Stdout:      stdout,
 		Stderr:      stderr,
 		Root:        f.root,
