@@ -35,8 +35,8 @@ const usage = `usage: go run ./builder/image/cmd [-bin DIR] [-o DIR] [-push REGI
 Builds the images ebpm, for linux/amd64 and linux/arm64, and ebpm-builder, for
 this machine's architecture, from the static programs amd64/ebpm, arm64/ebpm,
 likewise ecli, and ecc. Writes them as OCI layouts and pushes them, each as one
-index. SOURCE_DATE_EPOCH is the time of their files; EBPM_PLAIN_HTTP=HOST:PORT,... names registries that
-are reached by plain HTTP.
+index. SOURCE_DATE_EPOCH is the time of their files;
+EBPM_PLAIN_HTTP=HOST:PORT,... names registries that are reached by plain HTTP.
 
 `
 
