@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // flags are the words before, and with, the program word.
@@ -13,6 +15,7 @@ type flags struct {
 	json           bool
 	progType       string
 	strict         bool
+	attach         []manifest.Attach
 	iface          string
 	root           string
 	ready          string
@@ -27,7 +30,9 @@ type flags struct {
 func parseFlags(words []string) (f *flags, help bool, err error) {
 	f = &flags{}
 	seen := map[string]bool{}
+	var attach string
 	values := map[string]*string{
+		"--attach":          &attach,
 		"--prog-type":       &f.progType,
 		"--interface":       &f.iface,
 		"--root":            &f.root,
@@ -82,6 +87,14 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 		default:
 			*values[name] = words[0]
 			words = words[1:]
+		}
+		if name == "--attach" {
+			a, err := manifest.ParseAttach(attach)
+			if err != nil {
+				return nil, false, err
+			}
+			f.attach = append(f.attach, a)
+			seen[name] = false // it may be there several times
 		}
 	}
 	if help {

@@ -41,11 +41,19 @@ Options of run:
   -j, --json                    Print each event as a line of JSON
   -p, --prog-type <TYPE>        What PROGRAM is: json
       --strict                  Take only the canonical form of a package
+      --attach <PROG=TARGET>    Attach a program of the package there; may be given several times
       --interface <NAME>        Attach programs of interfaces (XDP, tc, socket filters) to this one
       --root <DIR>              Look for the targets of uprobes in this folder
       --ready <SOCKET>          Listen here once every program is attached
       --termination-log <FILE>  Write the cause of a failure there, too
   -h, --help                    Print help
+
+A TARGET depends on what the program is attached to:
+  uprobe, uretprobe, usdt       BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone
+  XDP, tc, socket filter        An interface, several with commas, a pattern such as 'veth*'
+  cgroup, sockops, lsm_cgroup   The path of a cgroup
+  perf_event                    EVENT[@HZ] or @HZ, such as cpu-clock@99
+  every other                   What follows the hook in its section: a function, a tracepoint
 
 ready ends with 0 when a runner listens on SOCKET (` + ecli.DefaultReadySocket + `).
 `
@@ -125,6 +133,7 @@ func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr i
 		Stdout:      stdout,
 		Stderr:      stderr,
 		Root:        f.root,
+		Attach:      f.attach,
 		Interface:   f.iface,
 		ReadySocket: f.ready,
 	})

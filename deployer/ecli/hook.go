@@ -14,9 +14,6 @@ import (
 type hook struct {
 	// sections are the names that begin the ELF sections of its programs.
 	sections []string
-	// onInterface is true when its programs are attached to a network
-	// interface.
-	onInterface bool
 	// check refuses a section that does not say enough; nil takes all.
 	check func(*plannedProgram) error
 	// prepare changes a program before it is loaded; nil leaves it.

@@ -14,8 +14,7 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections:    []string{"tc", "tcx", "classifier"},
-		onInterface: true,
+		sections: []string{"tc", "tcx", "classifier"},
 		check: func(p *plannedProgram) error {
 			x, err := tcOptions(p)
 			p.order = x.priority
@@ -101,7 +100,7 @@ func attachTC(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, str
 	if err != nil {
 		return nil, "", err
 	}
-	iface, err := x.iface.find(o)
+	iface, err := x.iface.find(p)
 	if err != nil {
 		return nil, "", err
 	}

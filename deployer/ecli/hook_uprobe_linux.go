@@ -90,7 +90,7 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if err != nil {
 		return nil, "", err
 	}
-	file, path, err := openTarget(o.Root, u.binary)
+	file, path, err := p.openUserTarget(o, u.binary)
 	if err != nil {
 		return nil, "", manifest.WithKind(manifest.KindPrecondition, err, "")
 	}

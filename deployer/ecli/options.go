@@ -23,9 +23,11 @@ type Options struct {
 	// Root is the folder in which the targets of uprobes are looked for, links
 	// included; they never lead out of it. Empty is this process's own root.
 	Root string
-	// Interface is the name of the network interface that programs are attached
-	// to, if their hook is on one. Empty is the one that the package names; XDP
-	// and tc take lo where it names none.
+	// Attach are the places of single programs, which [manifest.Targets] reads.
+	Attach []manifest.Attach
+	// Interface is a place for the programs that are attached to a network
+	// interface and that Attach does not name. Without either it is the one that
+	// the package names; XDP and tc take lo where it names none.
 	Interface string
 	// ReadySocket is the path of the unix socket that is there from when every
 	// program is attached until they are detached. Empty is none.

@@ -55,13 +55,13 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("read the object as ELF: %w", err)
 	}
-	p, err := newPlan(meta, spec)
+	targets, err := manifest.Targets(programsOf(meta, spec), o.Interface, o.Attach)
 	if err != nil {
 		return err
 	}
-	if o.Interface != "" && !p.onInterface() {
-		return manifest.WithKind(manifest.KindUsage,
-			fmt.Errorf("network interface %s: the package has no program that is attached to one", o.Interface), "")
+	p, err := newPlanAt(meta, spec, targets)
+	if err != nil {
+		return err
 	}
 	if err := applySettings(spec, settings); err != nil {
 		return err
@@ -97,6 +97,9 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			_ = in.close()
 		}
 	}()
+	if p.programs, err = resolveTargets(p.programs); err != nil {
+		return nil, err
+	}
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {
@@ -112,7 +115,7 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
 	if len(p.exports) > 0 {
-		if in.outputs, err = newOutputs(p, in.coll, o, in.reporter); err != nil {
+		if in.outputs, err = newOutputs(p, in.coll.Maps, o, in.reporter); err != nil {
 			return nil, err
 		}
 	}
@@ -167,7 +170,7 @@ func (in *instance) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	err := in.detach()
-	in.outputs.finish()
+	in.outputs.finish(true)
 	if drainErr := in.outputs.wait(done); err == nil {
 		err = drainErr
 	}
@@ -272,8 +275,8 @@ func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOpti
 	}
 	for i := range p.programs {
 		prog := &p.programs[i]
-		if prog.hook.load == nil {
-			continue
+		if prog.hook.load == nil || coll.Programs[prog.name] != nil {
+			continue // what is planned for several targets is loaded once
 		}
 		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
 			delete(coll.Programs, prog.name)
