@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // flags are the words before, and with, the program word.
@@ -13,6 +15,10 @@ type flags struct {
 	json           bool
 	progType       string
 	strict         bool
+	attach         []manifest.Attach
+	handover       string
+	carry          manifest.Carry
+	resetState     bool
 	iface          string
 	root           string
 	ready          string
@@ -27,7 +33,11 @@ type flags struct {
 func parseFlags(words []string) (f *flags, help bool, err error) {
 	f = &flags{}
 	seen := map[string]bool{}
+	var attach, carry string
 	values := map[string]*string{
+		"--attach":          &attach,
+		"--handover":        &f.handover,
+		"--carry":           &carry,
 		"--prog-type":       &f.progType,
 		"--interface":       &f.iface,
 		"--root":            &f.root,
@@ -35,9 +45,10 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 		"--termination-log": &f.terminationLog,
 	}
 	switches := map[string]*bool{
-		"--json":   &f.json,
-		"--strict": &f.strict,
-		"--help":   &help,
+		"--json":        &f.json,
+		"--strict":      &f.strict,
+		"--reset-state": &f.resetState,
+		"--help":        &help,
 	}
 	shorts := map[byte]string{'j': "--json", 'p': "--prog-type", 'h': "--help"}
 	for len(words) > 0 && !help {
@@ -83,6 +94,22 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 			*values[name] = words[0]
 			words = words[1:]
 		}
+		switch name { // these may be there several times
+		case "--attach":
+			a, err := manifest.ParseAttach(attach)
+			if err != nil {
+				return nil, false, err
+			}
+			f.attach = append(f.attach, a)
+			seen[name] = false
+		case "--carry":
+			if carry == "all" {
+				f.carry.All = true
+			} else {
+				f.carry.Maps = append(f.carry.Maps, carry)
+			}
+			seen[name] = false
+		}
 	}
 	if help {
 		return f, true, nil
@@ -91,6 +118,9 @@ func parseFlags(words []string) (f *flags, help bool, err error) {
 	case "", "json", "jsoneunomia", "tar", "wasm", "wasmmodule":
 	default:
 		return nil, false, fmt.Errorf("invalid value '%s' for '--prog-type': it is json, jsoneunomia, tar, wasm or wasmmodule", f.progType)
+	}
+	if f.handover == "" && (f.resetState || f.carry.All || f.carry.Maps != nil) {
+		return nil, false, errors.New("--carry and --reset-state say what a handover does: they need --handover DIR")
 	}
 	if len(words) == 0 {
 		return nil, false, errors.New("which program is to be run? Give a package")

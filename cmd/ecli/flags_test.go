@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 func TestParseFlags(t *testing.T) {
@@ -25,6 +27,17 @@ func TestParseFlags(t *testing.T) {
 		{words: "--prog-type=json p", want: flags{progType: "json", program: "p"}},
 		{words: "--interface eth0 --root=/host --ready /r.sock --termination-log /dev/termination-log p x",
 			want: flags{iface: "eth0", root: "/host", ready: "/r.sock", terminationLog: "/dev/termination-log", program: "p", args: []string{"x"}}},
+		{words: "--attach a=eth0,veth* --attach b=/bin/sh:main,pid=1 --attach=a=lo p --attach x", want: flags{
+			attach:  []manifest.Attach{{Program: "a", Target: "eth0,veth*"}, {Program: "b", Target: "/bin/sh:main,pid=1"}, {Program: "a", Target: "lo"}},
+			program: "p", args: []string{"--attach", "x"},
+		}},
+		{words: "--handover /h --carry .bss --carry=.data --reset-state p", want: flags{
+			handover: "/h", carry: manifest.Carry{Maps: []string{".bss", ".data"}}, resetState: true, program: "p",
+		}},
+		{words: "--handover=/h --carry all p", want: flags{handover: "/h", carry: manifest.Carry{All: true}, program: "p"}},
+		{words: "--carry all p", wantErr: "--handover DIR"},
+		{words: "--attach eth0 p", wantErr: `"eth0" is not PROGRAM=TARGET`},
+		{words: "--attach", wantErr: "a value is required for '--attach'"},
 		{words: "-- -odd- --help", want: flags{program: "-odd-", args: []string{"--help"}}},
 		{words: "p -- a", want: flags{program: "p", args: []string{"--", "a"}}},
 		{words: "-h", help: true}, {words: "--help p", help: true}, {words: "-jh", help: true},

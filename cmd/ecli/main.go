@@ -12,8 +12,10 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
@@ -41,11 +43,22 @@ Options of run:
   -j, --json                    Print each event as a line of JSON
   -p, --prog-type <TYPE>        What PROGRAM is: json
       --strict                  Take only the canonical form of a package
+      --attach <PROG=TARGET>    Attach a program of the package there; may be given several times
       --interface <NAME>        Attach programs of interfaces (XDP, tc, socket filters) to this one
       --root <DIR>              Look for the targets of uprobes in this folder
+      --handover <DIR>          Take over from the instance that meets others in this folder, and be taken over from
+      --carry <MAP>             Also carry this map over (.data, .bss), or all; may be given several times
+      --reset-state             Let maps start empty whose layout has changed
       --ready <SOCKET>          Listen here once every program is attached
       --termination-log <FILE>  Write the cause of a failure there, too
   -h, --help                    Print help
+
+A TARGET depends on what the program is attached to:
+  uprobe, uretprobe, usdt       BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone
+  XDP, tc, socket filter        An interface, several with commas, a pattern such as 'veth*'
+  cgroup, sockops, lsm_cgroup   The path of a cgroup
+  perf_event                    EVENT[@HZ] or @HZ, such as cpu-clock@99
+  every other                   What follows the hook in its section: a function, a tracepoint
 
 ready ends with 0 when a runner listens on SOCKET (` + ecli.DefaultReadySocket + `).
 `
@@ -80,11 +93,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second signal ends it at once
 	if err := runPackage(ctx, f, stdin, stdout, stderr); err != nil {
-		if f.terminationLog != "" {
-			if logErr := os.WriteFile(f.terminationLog, ecli.TerminationMessage(err), 0o644); logErr != nil {
-				fmt.Fprint(stderr, ecli.TextFor(stderr, fmt.Sprintf("Error: write the termination log: %v\n", logErr)))
-			}
-		}
+		logTermination(f, err, stderr)
 		return fail(stderr, exitFailure, err, manifest.AdviceOf(err))
 	}
 	return 0
@@ -118,6 +127,10 @@ func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr i
 	if err != nil {
 		return err
 	}
+	revision, err := ownRevision()
+	if err != nil {
+		return err
+	}
 	return ecli.Run(ctx, ecli.Options{
 		Package:     pkg,
 		Args:        f.args,
@@ -125,9 +138,46 @@ func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr i
 		Stdout:      stdout,
 		Stderr:      stderr,
 		Root:        f.root,
+		Attach:      f.attach,
 		Interface:   f.iface,
 		ReadySocket: f.ready,
+		Handover:    f.handover,
+		Revision:    revision,
+		Carry:       f.carry,
+		ResetState:  f.resetState,
+		// Who hangs in the kernel is ended by nobody else, and the other instance waits
+		// for that end.
+		Hung: func(err error) {
+			logTermination(f, err, stderr)
+			os.Exit(fail(stderr, exitFailure, err, ""))
+		},
 	})
+}
+
+// revisionEnv says which of two instances follows the other. In a Pod it is the
+// generation of the template.
+const revisionEnv = "EBPM_REVISION"
+
+func ownRevision() (uint64, error) {
+	text := os.Getenv(revisionEnv)
+	if text == "" {
+		return uint64(time.Now().UnixNano()), nil
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %q is no number", revisionEnv, text)
+	}
+	return n, nil
+}
+
+// logTermination writes the cause of a failure where kubelet reads it.
+func logTermination(f *flags, err error, stderr io.Writer) {
+	if f.terminationLog == "" {
+		return
+	}
+	if logErr := os.WriteFile(f.terminationLog, ecli.TerminationMessage(err), 0o644); logErr != nil {
+		fmt.Fprint(stderr, ecli.TextFor(stderr, fmt.Sprintf("Error: write the termination log: %v\n", logErr)))
+	}
 }
 
 // readPackage reads the program word: a file, or - for standard input.

@@ -151,7 +151,21 @@ func (s *eventSource) flush() error {
 	return nil
 }
 
-func (s *eventSource) finish() { _ = s.reader.Flush() }
+func (s *eventSource) finish(bool) { _ = s.reader.Flush() }
+
+// hold keeps events while nobody prints: in the ring buffer as long as it is not
+// half full, where they outlive this process, then in memory. A perf buffer is
+// left as it is; it counts what finds no room.
+func (s *eventSource) hold(stop <-chan struct{}) error {
+	r, ok := s.reader.(*ring)
+	if !ok {
+		return nil
+	}
+	if err := r.hold(stop); err != nil {
+		return fmt.Errorf("hold events of map %s: %w", s.mapName, err)
+	}
+	return nil
+}
 
 // close lets go of the buffer. While run is still writing events out of it, to an
 // output that takes nothing, it is run that does so when it ends.

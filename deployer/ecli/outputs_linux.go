@@ -20,10 +20,13 @@ var stuckTimeout = 3 * time.Second
 type source interface {
 	// header returns what stands above its lines.
 	header() []byte
-	// run prints until finish was called and all is printed that was there
-	// then.
+	// run prints until finish was called and all is printed that was there then.
+	// It may be called again after that.
 	run() error
-	finish()
+	// finish makes run return. last is false where another instance goes on.
+	finish(last bool)
+	// hold keeps what comes while nothing is printed, until stop is closed.
+	hold(stop <-chan struct{}) error
 	close() error
 }
 
@@ -32,6 +35,10 @@ type source interface {
 type outputs struct {
 	sources []source
 	sink    sink
+	// rings are the maps that are ring buffers.
+	rings []string
+	// headed is true when the headers are printed.
+	headed bool
 }
 
 // A sink takes whole lines from several sources. They write the bytes
@@ -58,7 +65,7 @@ func (s *sink) write(lines []byte) error {
 	return nil
 }
 
-func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *outputs, err error) {
+func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ *outputs, err error) {
 	out := &outputs{sink: sink{out: o.Stdout}}
 	defer func() {
 		if err != nil {
@@ -72,11 +79,14 @@ func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *out
 	for i := range p.exports {
 		e := &p.exports[i]
 		pr := &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}
-		s, err := newSource(e, p, coll.Maps[e.mapName], pr, &out.sink, r, o.Root)
+		s, err := newSource(e, p, maps[e.mapName], pr, &out.sink, r, o.Root)
 		if err != nil {
 			return nil, err
 		}
 		out.sources = append(out.sources, s)
+		if e.typ == ebpf.RingBuf {
+			out.rings = append(out.rings, e.mapName)
+		}
 	}
 	return out, nil
 }
@@ -99,9 +109,12 @@ func (o *outputs) run() error {
 	for _, s := range o.sources {
 		headers = append(headers, s.header()...)
 	}
-	if err := o.sink.write(headers); err != nil {
-		return err
+	if !o.headed {
+		if err := o.sink.write(headers); err != nil {
+			return err
+		}
 	}
+	o.headed = true
 	done := make(chan error, len(o.sources))
 	for _, s := range o.sources {
 		go func() { done <- s.run() }()
@@ -110,17 +123,31 @@ func (o *outputs) run() error {
 	for range o.sources {
 		if err := <-done; err != nil && first == nil {
 			first = err
-			o.finish()
+			o.finish(true)
 		}
 	}
 	return first
 }
 
-// finish makes run return once all is printed.
-func (o *outputs) finish() {
+// finish makes run return once all is printed. last is false where another
+// instance goes on with the maps.
+func (o *outputs) finish(last bool) {
 	for _, s := range o.sources {
-		s.finish()
+		s.finish(last)
 	}
+}
+
+// hold keeps what comes until stop is closed.
+func (o *outputs) hold(stop <-chan struct{}) error {
+	errs := make(chan error, len(o.sources))
+	for _, s := range o.sources {
+		go func() { errs <- s.hold(stop) }()
+	}
+	var all []error
+	for range o.sources {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
 }
 
 // wait waits for run to end, which an output that takes nothing could delay for

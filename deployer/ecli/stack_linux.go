@@ -2,6 +2,8 @@
 
 package ecli
 
+import "sync"
+
 // maxBatches is how many times [flushSize] bytes of events wait to be printed
 // while symbols are looked for. Behind that they wait in the map.
 const maxBatches = 128
@@ -13,13 +15,14 @@ type stackSource struct {
 	printer *stackPrinter
 	symbols *symbolizer // nil without symbols
 	batches chan []byte
+	// printing is held while run prints.
+	printing sync.Mutex
 }
 
 func newStackSource(f *stackFormat, events *eventSource, root string) *stackSource {
 	s := &stackSource{
 		eventSource: events,
 		printer:     &stackPrinter{stackFormat: f, json: events.printer.json, text: events.printer.text},
-		batches:     make(chan []byte, maxBatches),
 	}
 	if f.withSymbols {
 		s.symbols = newSymbolizer(root, events.reporter)
@@ -40,6 +43,9 @@ func newStackSource(f *stackFormat, events *eventSource, root string) *stackSour
 func (s *stackSource) header() []byte { return nil }
 
 func (s *stackSource) run() error {
+	s.printing.Lock()
+	defer s.printing.Unlock()
+	s.batches = make(chan []byte, maxBatches)
 	printed := make(chan error, 1)
 	go func() { printed <- s.print() }()
 	err := s.eventSource.run()
@@ -53,9 +59,6 @@ func (s *stackSource) run() error {
 // print prints what was read until there is no more. After an error it makes the
 // reading end and takes the rest in silence.
 func (s *stackSource) print() (err error) {
-	if s.symbols != nil {
-		defer s.symbols.close()
-	}
 	need := s.printer.layout.need
 	var out []byte
 	for batch := range s.batches {
@@ -75,8 +78,18 @@ func (s *stackSource) print() (err error) {
 			out = out[:0]
 		}
 		if err != nil {
-			s.finish()
+			s.finish(true)
 		}
 	}
 	return err
+}
+
+// close closes the files with symbols, unless run is still printing with them: to
+// an output that takes nothing, at the end of the process.
+func (s *stackSource) close() error {
+	if s.symbols != nil && s.printing.TryLock() {
+		s.symbols.close()
+		s.printing.Unlock()
+	}
+	return s.eventSource.close()
 }
