@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -72,8 +73,12 @@ func TestExamples(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			delete(untested, tt.example)
 			pkg := openPackage(t, tt.example)
-			checkDocs(t, tt.example, pkg)
-			check(t, pkg, tt.prepare(t))
+			readme := checkDocs(t, tt.example, pkg)
+			printed := check(t, pkg, tt.prepare(t))
+			header, _, _ := strings.Cut(printed, "\n")
+			if strings.HasPrefix(header, "TIME ") && !strings.Contains(readme, "\n"+strings.TrimRight(header, " ")+"\n") {
+				t.Errorf("the README does not show the header %q", header)
+			}
 		})
 	}
 	for name := range untested {
@@ -81,7 +86,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// openPackage compiles an example, or finds it compiled.
+// openPackage compiles an example for each architecture and returns that of this
+// machine, or finds it compiled.
 func openPackage(t *testing.T, name string) *manifest.Package {
 	t.Helper()
 	if dir := os.Getenv(packagesEnv); dir != "" {
@@ -95,22 +101,29 @@ func openPackage(t *testing.T, name string) *manifest.Package {
 		}
 		return pkg
 	}
-	var diagnostics bytes.Buffer
-	result, err := ecc.Compile(t.Context(), ecc.Options{
-		Source: filepath.Join(folder, name, name+".bpf.c"), Header: filepath.Join(folder, name, name+".h"),
-		Output: t.TempDir(), Diagnostics: &diagnostics,
-	})
-	if err != nil {
-		t.Fatalf("%v\n%s", err, &diagnostics)
+	var pkg *manifest.Package
+	for _, arch := range ecc.Architectures() {
+		var diagnostics bytes.Buffer
+		result, err := ecc.Compile(t.Context(), ecc.Options{
+			Source: filepath.Join(folder, name, name+".bpf.c"), Header: filepath.Join(folder, name, name+".h"),
+			Output: t.TempDir(), Arch: arch, Diagnostics: &diagnostics,
+		})
+		if err != nil {
+			t.Fatalf("for %s: %v\n%s", arch, err, &diagnostics)
+		}
+		if diagnostics.Len() > 0 {
+			t.Errorf("for %s the compiler warns:\n%s", arch, &diagnostics)
+		}
+		if arch == runtime.GOARCH {
+			pkg = result.Package
+		}
 	}
-	if diagnostics.Len() > 0 {
-		t.Errorf("the compiler warns:\n%s", &diagnostics)
-	}
-	return result.Package
+	return pkg
 }
 
-// checkDocs compares what an example says of itself with what its object shows.
-func checkDocs(t *testing.T, name string, pkg *manifest.Package) {
+// checkDocs compares what an example says of itself with what its object shows,
+// and returns its README.
+func checkDocs(t *testing.T, name string, pkg *manifest.Package) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(folder, name, "ebpm.yaml"))
 	if err != nil {
@@ -127,7 +140,7 @@ func checkDocs(t *testing.T, name string, pkg *manifest.Package) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	needs, err := object.NeedsOf(&pkg.Meta, "")
+	needs, err := object.NeedsOf(&pkg.Meta, "", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,6 +151,7 @@ func checkDocs(t *testing.T, name string, pkg *manifest.Package) {
 	if rights := "`" + needs.Rights.String() + "`"; !strings.Contains(string(readme), rights) {
 		t.Errorf("the README does not name the rights in a Pod, %s", rights)
 	}
+	return string(readme)
 }
 
 // output is what a running example printed.
@@ -164,8 +178,9 @@ func (o *output) String() string {
 	return o.data.String()
 }
 
-// check runs an example until it printed what the action wants.
-func check(t *testing.T, pkg *manifest.Package, a action) {
+// check runs an example until it printed what the action wants, and returns all
+// that it printed.
+func check(t *testing.T, pkg *manifest.Package, a action) string {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(t.Context(), timeout, fmt.Errorf("it took longer than %s", timeout))
 	defer cancel()
@@ -215,6 +230,7 @@ func check(t *testing.T, pkg *manifest.Package, a action) {
 		t.Errorf("the output does not match %s", pattern)
 	}
 	t.Logf("%s%s", stdout, stderr)
+	return stdout.String()
 }
 
 func unmatched(patterns []string, text string) []string {

@@ -41,7 +41,14 @@ int BPF_PROG(check_bpf, int cmd, union bpf_attr *attr)
 			l->name[0] = 0;
 		bpf_ringbuf_submit(l, 0);
 	}
-	return deny ? -EPERM : 0;
+	if (!deny)
+		return 0;
+	/* Else clang negates deny as a byte, and since Linux 6.12 the verifier
+	 * wants to see that the result is an errno. */
+	barrier();
+	return -EPERM;
 }
 
+/// @brief Shows eBPF programs that somebody loads, and on request refuses them.
+/// @details It changes nothing without --deny. With it even this user can load no program until it ends.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

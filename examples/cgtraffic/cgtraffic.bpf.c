@@ -62,4 +62,7 @@ int count_received(struct __sk_buff *skb)
 	return PASS;
 }
 
+/// @brief Shows the bytes and packets that each cgroup sends and receives.
+/// @details The counts are from the start on, and printed every second. They are of sockets of
+/// processes in cgroup v2, IP headers included; packets that are only forwarded are not counted.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -113,4 +113,7 @@ int BPF_PROG(report_exit, struct task_struct *task)
 	return 0;
 }
 
+/// @brief Shows programs that are started, and how they ended.
+/// @details exit tells the code that a process returned, or the signal that ended it, and the
+/// milliseconds since exec. A process that was there before, or never called exec, makes no line.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

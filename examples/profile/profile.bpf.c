@@ -38,4 +38,6 @@ int take_sample(struct bpf_perf_event_data *ctx)
 	return 0;
 }
 
+/// @brief Shows what the CPUs are doing, by stacks of the kernel and of processes.
+/// @details Each CPU is looked at once a second, if --attach does not say otherwise.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -123,4 +123,6 @@ int BPF_PROG(switches, bool preempt, struct task_struct *prev, struct task_struc
 	return 0;
 }
 
+/// @brief Shows how long threads that could run waited for a CPU.
+/// @details The histogram counts from the start on, and is printed every second.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
