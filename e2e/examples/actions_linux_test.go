@@ -195,8 +195,8 @@ func useCPU(t *testing.T) action {
 }
 
 func sendFromCgroup(t *testing.T) action {
-	dir, err := os.MkdirTemp(cgroup2(), "ebpm-test-")
-	if err != nil {
+	dir := filepath.Join(cgroup2(), fmt.Sprintf("ebpm-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -77,5 +77,5 @@ func cgroup2() string {
 
 func isMounted(dir string, magic int64) bool {
 	var stat unix.Statfs_t
-	return unix.Statfs(dir, &stat) == nil && int64(stat.Type) == magic
+	return unix.Statfs(dir, &stat) == nil && stat.Type == magic
 }

@@ -50,5 +50,5 @@ int BPF_PROG(check_bpf, int cmd, union bpf_attr *attr)
 }
 
 /// @brief Shows eBPF programs that somebody loads, and on request refuses them.
-/// @details It changes nothing without --deny. With it even this user can load no program until it ends.
+/// @details It changes nothing without --deny. With it nobody can load a program until it ends.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

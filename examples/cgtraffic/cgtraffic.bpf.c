@@ -63,6 +63,5 @@ int count_received(struct __sk_buff *skb)
 }
 
 /// @brief Shows the bytes and packets that each cgroup sends and receives.
-/// @details The counts are from the start on, and printed every second. They are of sockets of
-/// processes in cgroup v2, IP headers included; packets that are only forwarded are not counted.
+/// @details It counts from the start on: packets of sockets, with their IP headers, by cgroup v2.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -114,6 +114,5 @@ int BPF_PROG(report_exit, struct task_struct *task)
 }
 
 /// @brief Shows programs that are started, and how they ended.
-/// @details exit tells the code that a process returned, or the signal that ended it, and the
-/// milliseconds since exec. A process that was there before, or never called exec, makes no line.
+/// @details MS is the time from exec to exit. A process that was there before makes no line.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

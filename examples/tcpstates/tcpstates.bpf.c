@@ -199,6 +199,5 @@ int report_change(struct trace_event_raw_inet_sock_set_state *ctx)
 }
 
 /// @brief Shows TCP connections that go from one state to another, and the time in each.
-/// @details PID and COMM are of the process that called connect or listen, and 0 for a connection
-/// that the other side asked for. MS is the time in the old state.
+/// @details PID is who called connect or listen, 0 if the other side asked; MS the time in OLD_STATE.
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
