@@ -42,11 +42,12 @@ func typeIntoBash(t *testing.T) action {
 				return err
 			}
 			defer terminal.Close()
-			_, err = io.WriteString(terminal, "echo typed by a test\n")
-			// It echoes what it reads, and hangs up when it has ended.
-			go func() { _, _ = io.WriteString(terminal, "exit\n") }()
+			if _, err := io.WriteString(terminal, "echo typed by a test\nexit\n"); err != nil {
+				return err
+			}
+			// Reading fails when bash has ended and with it the other side.
 			_, _ = io.Copy(io.Discard, terminal)
-			return err
+			return nil
 		},
 		want: []string{` echo typed by a test$`},
 	}

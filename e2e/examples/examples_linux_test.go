@@ -70,8 +70,8 @@ func TestExamples(t *testing.T) {
 		untested[e.Name()] = true
 	}
 	for _, tt := range tests {
+		delete(untested, tt.example)
 		t.Run(tt.name, func(t *testing.T) {
-			delete(untested, tt.example)
 			pkg := openPackage(t, tt.example)
 			readme := checkDocs(t, tt.example, pkg)
 			printed := check(t, pkg, tt.prepare(t))
