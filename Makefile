@@ -84,7 +84,7 @@ e2e: deps build image-programs ## the tests on the real cluster; it is left as i
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./builder/image
 
 # With UPDATE=1 it also writes the table of docs/hooks.md.
-kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QEMU
+kernels: deps ## the tests of the runner and the examples on Debian's kernels 6.1 and 6.12, in QEMU
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
 
 # What a target found that fails is a file below its package's testdata/fuzz; what
