@@ -50,7 +50,7 @@ func TestDeployUpgradeRollback(t *testing.T) {
 	if second.Action != ActionUpdated || second.Revision != 2 || second.Previous == nil || second.Previous.Tag != "1.0.0" {
 		t.Errorf("upgrade: %+v", second)
 	}
-	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestUpgradeFailsAndReturns(t *testing.T) {
 	if s.Finished || s.Ready != 2 || s.Updated != 0 || !has(s.Notes, "unfinished") {
 		t.Errorf("status %+v", s)
 	}
-	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

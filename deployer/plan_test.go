@@ -23,7 +23,7 @@ func mustPlan(t *testing.T, o DeployOptions, nodes []Node, current *release) *Pl
 	if o.Name == "" {
 		o.Name = "opensnoop"
 	}
-	p, err := plan("ebpm", o, nodes, current)
+	p, err := plan("ebpm", o, nodes, current, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,8 +173,8 @@ func TestPlanMoves(t *testing.T) {
 		if !m.Targets.Equal(Targets{Nodes: []string{"node1"}}) || !slices.Equal(m.Args, []string{"-p", "1"}) || pullSecretOf(&p.DaemonSet.Spec.Template.Spec) != "team" {
 			t.Errorf("not kept: %+v", m)
 		}
-		if !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, "seen twice") }) {
-			t.Errorf("notes do not say that events double: %q", p.Notes)
+		if !has(p.Notes, "no event is lost or seen twice: on_fork") {
+			t.Errorf("notes do not say how programs move: %q", p.Notes)
 		}
 	})
 	t.Run("an empty list clears the arguments", func(t *testing.T) {
@@ -232,7 +232,7 @@ func TestPlanRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.o.Name, tt.o.Image = "opensnoop", testImage
-			_, err := plan("ebpm", tt.o, tt.nodes, nil)
+			_, err := plan("ebpm", tt.o, tt.nodes, nil, nil)
 			if err == nil || manifest.KindOf(err) != tt.kind || !strings.Contains(err.Error()+manifest.AdviceOf(err), tt.text) {
 				t.Errorf("error %v (kind %d, advice %q), want kind %d and %q", err, manifest.KindOf(err), manifest.AdviceOf(err), tt.kind, tt.text)
 			}
@@ -314,7 +314,7 @@ func TestStrategy(t *testing.T) {
 		{7, 1, "prog", 0, 2},
 	}
 	for _, tt := range tests {
-		s := strategy(nodes(tt.up, tt.down), tt.exclusive)
+		s := strategy(nodes(tt.up, tt.down), exclusive{program: tt.exclusive})
 		if s.Type != appsv1.RollingUpdateDaemonSetStrategyType || s.RollingUpdate.MaxSurge.IntValue() != tt.surge || s.RollingUpdate.MaxUnavailable.IntValue() != tt.unavailable {
 			t.Errorf("%+v: surge %s, unavailable %s", tt, s.RollingUpdate.MaxSurge, s.RollingUpdate.MaxUnavailable)
 		}
@@ -354,7 +354,7 @@ func TestPodRights(t *testing.T) {
 					}
 				}
 				for _, m := range c.VolumeMounts {
-					if c.Name == containerRun && m.Name != "run" && !m.ReadOnly {
+					if c.Name == containerRun && m.Name != "run" && m.Name != "handover" && !m.ReadOnly {
 						t.Errorf("%s: the runner can write %s", file, m.MountPath)
 					}
 					if c.Name == containerRun && m.Name == "store" {
