@@ -32,6 +32,8 @@ type PlatformPackage struct {
 	Columns []string
 	// ObjectSize and PackageSize are in bytes, that of package.json as stored.
 	ObjectSize, PackageSize int
+	// BTFSize is that of btf.tar.gz in bytes, 0 where there is none.
+	BTFSize int
 }
 
 // NewPlatformPackage verifies one child of a package: its config must say of
@@ -86,6 +88,12 @@ func (p *Package) architectures() []string {
 	return slices.Compact(all)
 }
 
+// hasBTF reports whether the package has the types of kernels that do not show
+// them.
+func (p *Package) hasBTF() bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.BTFSize > 0 })
+}
+
 // exclusive returns a program that cannot run beside its successor, or "".
 func (p *Package) exclusive() string {
 	for _, platform := range p.Platforms {
@@ -136,6 +144,11 @@ func (p *Package) state() (map[string]map[string]string, error) {
 // onInterface reports whether a program is attached to a network interface.
 func (p *Package) onInterface() bool {
 	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.OnInterface() })
+}
+
+// isOnInterface reports whether the program of that name is attached to one.
+func (p *Package) isOnInterface(program string) bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.IsOnInterface(program) })
 }
 
 // DefaultName returns the name of a release of ref that was given none: the

@@ -3,6 +3,7 @@
 package deployer
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -48,8 +49,13 @@ type DeployOptions struct {
 	// Args are the program's arguments; nil keeps those of an existing release,
 	// an empty list clears them.
 	Args []string
-	// Interface is the network interface of XDP and tc programs; "" keeps that of an
-	// existing release, and for a new one takes what the package says.
+	// Attach are places of single programs. Those of a program take the place of
+	// all that it has in an existing release, an empty target leaves it to the
+	// package; what the release has for other programs is kept.
+	Attach []manifest.Attach
+	// Interface is the network interface of the programs that are attached to
+	// one, but for those that Attach names; "" keeps that of an existing release,
+	// and for a new one takes what the package says.
 	Interface string
 	// Image is the image with ebpm and ecli.
 	Image string
@@ -146,9 +152,8 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release, pod
 			in.pullSecret = pullSecretOf(&current.ds.Spec.Template.Spec)
 		}
 	}
-	if o.Interface != "" && !o.Package.onInterface() {
-		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("deploy %s: --interface %s: no program of the package attaches to an interface", ref, o.Interface), "")
-	}
+	kept := keptAttach(o, current)
+	in.attach = mergeAttach(kept, o.Attach)
 	if in.nodes, p.Skipped, err = in.targets.selectNodes(o.Package, nodes, keptTargets); err != nil {
 		return nil, err
 	}
@@ -159,6 +164,9 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release, pod
 		return nil, err
 	}
 	spec, err := podSpec(in)
+	if err != nil && len(kept) > 0 && manifest.KindOf(err) == manifest.KindUsage {
+		err = manifest.WithKind(manifest.KindUsage, err, fmt.Sprintf("The release had %s before; --attach %s= takes that away.", quoteAttach(kept), kept[0].Program))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +206,45 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release, pod
 	}
 	p.Notes = append(p.Notes, u.notes...)
 	return p, nil
+}
+
+// keptAttach returns the places that programs have in a release and that o does
+// not replace, be it by naming the program or by an interface for all of them.
+func keptAttach(o DeployOptions, current *release) []manifest.Attach {
+	if current == nil {
+		return nil
+	}
+	var kept []manifest.Attach
+	for _, a := range current.move.Attach {
+		named := slices.ContainsFunc(o.Attach, func(b manifest.Attach) bool { return b.Program == a.Program })
+		if !named && (o.Interface == "" || !o.Package.isOnInterface(a.Program)) {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// mergeAttach returns kept and added, by the names of the programs: the order
+// of flags makes no difference.
+func mergeAttach(kept, added []manifest.Attach) []manifest.Attach {
+	all := slices.Clone(kept)
+	for _, a := range added {
+		if a.Target != "" {
+			all = append(all, a)
+		}
+	}
+	slices.SortFunc(all, func(a, b manifest.Attach) int {
+		return cmp.Or(strings.Compare(a.Program, b.Program), strings.Compare(a.Target, b.Target))
+	})
+	return all
+}
+
+func quoteAttach(attach []manifest.Attach) string {
+	var words []string
+	for _, a := range attach {
+		words = append(words, fmt.Sprintf("%q", a.String()))
+	}
+	return strings.Join(words, " ")
 }
 
 // checkNodes refuses nodes that cannot run the package, and notes what may go
@@ -274,6 +321,9 @@ func (p *Plan) annotations(in podInput) (map[string]string, error) {
 		annotationPlan:             p.Hash,
 		annotationDefaultContainer: containerRun,
 	}
+	if len(in.attach) > 0 {
+		a[annotationAttach] = encode(in.attach)
+	}
 	if in.netInterface != "" {
 		a[annotationInterface] = in.netInterface
 	}
@@ -341,6 +391,7 @@ func (p *Plan) compare(in podInput, reset bool) {
 	differ("tag", was.Tag, p.Reference.Tag)
 	differ("digest", was.Digest, p.Reference.Digest.String())
 	differ("arguments", quoteArgs(was.Args), quoteArgs(in.args))
+	differ("attach", "["+quoteAttach(was.Attach)+"]", "["+quoteAttach(in.attach)+"]")
 	differ("interface", was.Interface, in.netInterface)
 	if !was.Targets.Equal(in.targets) {
 		differ("targets", was.Targets.String(), in.targets.String())

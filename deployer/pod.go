@@ -62,6 +62,7 @@ type podInput struct {
 	targets      Targets
 	nodes        []Node // those that match now
 	args         []string
+	attach       []manifest.Attach
 	netInterface string
 	image        string
 	pullSecret   string
@@ -73,7 +74,11 @@ func (in podInput) rights() (manifest.Rights, error) {
 	capabilities, mounts := map[string]bool{}, map[manifest.Mount]bool{}
 	var rights manifest.Rights
 	for _, p := range in.pkg.Platforms {
-		needs, err := p.Object.NeedsOf(p.Meta, oldestKernel(in.nodes))
+		targets, err := p.Object.Targets(p.Meta, in.netInterface, in.attach)
+		if err != nil {
+			return manifest.Rights{}, fmt.Errorf("deploy %s: %w", in.pkg.Reference, err)
+		}
+		needs, err := p.Object.NeedsOf(p.Meta, oldestKernel(in.nodes), targets)
 		if err != nil {
 			return manifest.Rights{}, fmt.Errorf("package for %s: %w", p.Platform, err)
 		}
@@ -118,11 +123,15 @@ func (in podInput) memory() (pull, run uint64) {
 	for _, n := range in.nodes {
 		cpus = max(cpus, n.CPUs)
 	}
-	var maps, object, packageJSON, symbols uint64
+	var maps, object, packageJSON, btf, symbols uint64
 	for _, p := range in.pkg.Platforms {
 		maps = max(maps, p.Object.MemoryBytes(cpus))
 		object = max(object, uint64(p.ObjectSize))
 		packageJSON = max(packageJSON, uint64(p.PackageSize))
+		if p.BTFSize > 0 {
+			// The types of one kernel are read out of it.
+			btf = max(btf, 2*uint64(p.BTFSize)+manifest.MaxBTFSize)
+		}
 		// What it does not know is refused where rights are derived.
 		if ok, err := p.Meta.StackSymbols(); ok && err == nil {
 			symbols = memorySymbols
@@ -133,7 +142,7 @@ func (in podInput) memory() (pull, run uint64) {
 		return 0, math.MaxUint64
 	}
 	// Each is held decoded and encoded while it is read.
-	return round(memoryPull + 8*packageJSON), round(memoryBase + memoryReady + symbols + 8*object + maps)
+	return round(memoryPull + 8*packageJSON + btf), round(memoryBase + memoryReady + symbols + 8*object + maps)
 }
 
 func quantity(bytes uint64) resource.Quantity {
@@ -219,8 +228,15 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		StartupProbe:   readyProbe(1, 3600),
 		ReadinessProbe: readyProbe(10, 3),
 	}
+	packageLimit := int64(manifest.MaxPackageSize + manifest.MaxPackageSize/2)
+	if in.pkg.hasBTF() {
+		// The init container writes the file where the kernel does not show its
+		// types; elsewhere the runner takes the kernel's own.
+		run.Env = append(run.Env, corev1.EnvVar{Name: "BTF_FILE_PATH", Value: pathPackage + "/" + manifest.KernelBTFFile})
+		packageLimit += manifest.MaxBTFSize
+	}
 	volumes := []corev1.Volume{
-		emptyDir("package", manifest.MaxPackageSize+manifest.MaxPackageSize/2),
+		emptyDir("package", packageLimit),
 		emptyDir("run", 1<<20),
 		hostPath("store", pathStore, corev1.HostPathDirectoryOrCreate),
 		{Name: "node", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
@@ -263,6 +279,9 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 			run.Command = append(run.Command, "--carry", literal(word))
 		}
 		run.StartupProbe = readyProbe(1, startSeconds)
+	}
+	for _, a := range in.attach {
+		run.Command = append(run.Command, "--attach", literal(a.String()))
 	}
 	if in.netInterface != "" {
 		run.Command = append(run.Command, "--interface", literal(in.netInterface))

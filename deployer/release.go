@@ -26,6 +26,7 @@ type move struct {
 	Targets                Targets
 	Args, Columns          []string
 	Programs               []manifest.ProgramStatus
+	Attach                 []manifest.Attach
 	Interface, Exclusive   string
 	// Moves are how programs move where instances hand over.
 	Moves map[string]manifest.Move
@@ -56,6 +57,7 @@ func readMove(annotations map[string]string) move {
 	}
 	_ = json.Unmarshal([]byte(annotations[annotationTargets]), &m.Targets)
 	_ = json.Unmarshal([]byte(annotations[annotationArgs]), &m.Args)
+	_ = json.Unmarshal([]byte(annotations[annotationAttach]), &m.Attach)
 	_ = json.Unmarshal([]byte(annotations[annotationColumns]), &m.Columns)
 	_ = json.Unmarshal([]byte(annotations[annotationPrograms]), &m.Programs)
 	_ = json.Unmarshal([]byte(annotations[annotationMoves]), &m.Moves)

@@ -137,11 +137,21 @@ func TestUpgradeSays(t *testing.T) {
 		},
 		{
 			name: "sleepable", old: DeployOptions{Package: sleepable(uprobe("1"), "on_call")}, new: DeployOptions{Package: sleepable(uprobe("2"), "on_call")}, nodes: current, surge: true,
-			says: []string{"Handed over exactly, no event is lost or seen twice: on_return.", "near exactly, an event at the moment of the switch may be lost or seen twice (sleepable programs and those with storage of cgroups): on_call."},
+			says: []string{"Handed over exactly, no event is lost or seen twice: on_return.", "near exactly, an event at the moment of the switch may be lost or seen twice: on_call."},
 		},
 		{
 			name: "another interface", old: DeployOptions{Package: xdp("1"), Interface: "eth0"}, new: DeployOptions{Package: xdp("2"), Interface: "eth1"}, nodes: current, surge: true,
 			says: []string{"At another target than before, an event on each processor at the moment of the switch may be lost or seen twice: on_packet."},
+		},
+		{
+			name: "another place", old: DeployOptions{Package: xdp("1"), Interface: "eth0"},
+			new: DeployOptions{Package: xdp("2"), Attach: []manifest.Attach{{Program: "on_packet", Target: "veth*"}}}, nodes: current, surge: true,
+			says: []string{"At another target than before"},
+		},
+		{
+			name: "the same place", old: DeployOptions{Package: xdp("1"), Attach: []manifest.Attach{{Program: "on_packet", Target: "veth*"}}},
+			new: DeployOptions{Package: xdp("2")}, nodes: current, surge: true,
+			not: []string{"At another target than before"},
 		},
 	}
 	for _, tt := range tests {

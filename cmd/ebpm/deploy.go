@@ -108,11 +108,14 @@ func (s *session) deployCommand() *cli.Command {
 			"  ebpm deploy opensnoop:1.0.0 --all            run it on every node\n" +
 			"  ebpm deploy opensnoop:1.1.0                  upgrade; the nodes stay\n" +
 			"  ebpm deploy xdpsyn:1.0.0 --node node1 --interface eth0\n" +
-			"  ebpm deploy opensnoop:1.1.0 -- --failed      with arguments of the program",
+			"  ebpm deploy xdpsyn:1.0.0 --all --attach report_syns='veth*'\n" +
+			"  ebpm deploy opensnoop:1.1.0 -- --failed      with arguments of the program\n\n" +
+			attachHelp,
 		Flags: append(clusterFlags(
 			&cli.StringFlag{Name: "name", Usage: "the `NAME` of the release (default: the last part of the repository)"},
 			&cli.BoolFlag{Name: "all", Usage: "run on every Linux node, also those that join later"},
 			&cli.StringSliceFlag{Name: "node", Usage: "run on this `NODE`; may be given several times"},
+			&cli.StringSliceFlag{Name: "attach", Usage: "attach a program of the package there, as `PROGRAM=TARGET`; an empty TARGET is the package's own again"},
 			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.StringFlag{Name: "image", Usage: "the runner's container `IMAGE`, by digest", EnvVars: []string{"EBPM_IMAGE"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "the `SECRET` (dockerconfigjson) by which nodes pull the package"},
@@ -143,6 +146,10 @@ func (s *session) deploy(c *cli.Context) error {
 		targets = &deployer.Targets{All: true}
 	case c.IsSet("node"):
 		targets = &deployer.Targets{Nodes: c.StringSlice("node")}
+	}
+	attach, err := parseAttach(c)
+	if err != nil {
+		return err
 	}
 	ref, err := s.reference(args[0])
 	if err != nil {
@@ -180,6 +187,7 @@ func (s *session) deploy(c *cli.Context) error {
 		Package:            pkg,
 		Targets:            targets,
 		Args:               s.tail,
+		Attach:             attach,
 		Interface:          c.String("interface"),
 		Image:              image,
 		PullSecret:         c.String("pull-secret"),

@@ -29,9 +29,12 @@ func (s *session) runCommand() *cli.Command {
 			"Examples:\n" +
 			"  ebpm run examples/opensnoop\n" +
 			"  ebpm run opensnoop:1.0.0 --failed\n" +
-			"  ebpm run --json examples/opensnoop",
+			"  ebpm run --json examples/opensnoop\n" +
+			"  ebpm run --attach report_syns='veth*' examples/xdpsyn\n\n" +
+			attachHelp,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "json", Aliases: []string{"j"}, Usage: "print an object a line instead of a table"},
+			&cli.StringSliceFlag{Name: "attach", Usage: "attach a program of the package there, as `PROGRAM=TARGET`; may be given several times"},
 			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "run also where the package says that the kernel is too old"},
 		},
@@ -40,18 +43,24 @@ func (s *session) runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			pkg, requires, err := s.loadPackage(c.Context, args[0])
+			pkg, requires, types, err := s.loadPackage(c.Context, args[0])
 			if err != nil {
 				return err
 			}
 			if err := checkKernel(requires); err != nil && !c.Bool("ignore-requirements") {
 				return err
 			}
+			attach, err := parseAttach(c)
+			if err != nil {
+				return err
+			}
 			err = ecli.Run(c.Context, ecli.Options{
 				Package:   pkg,
 				Args:      s.tail,
 				JSON:      c.Bool("json"),
+				Attach:    attach,
 				Interface: c.String("interface"),
+				KernelBTF: types,
 				Stdout:    s.out,
 				Stderr:    s.err,
 				Status:    func(manifest.Status) {},
@@ -59,6 +68,26 @@ func (s *session) runCommand() *cli.Command {
 			return s.adviseFlagOrder(err)
 		},
 	}
+}
+
+// attachHelp says what --attach takes.
+const attachHelp = "The TARGET of --attach depends on what the program is attached to:\n" +
+	"  uprobe, uretprobe, usdt   BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone\n" +
+	"  XDP, tc, socket filter    an interface, several with commas, a pattern such as 'veth*'\n" +
+	"  cgroup, sockops           the path of a cgroup (lsm_cgroup, too)\n" +
+	"  perf_event                EVENT[@HZ] or @HZ, such as cpu-clock@99\n" +
+	"  every other               what follows the hook in its section: a function, a tracepoint"
+
+func parseAttach(c *cli.Context) ([]manifest.Attach, error) {
+	var list []manifest.Attach
+	for _, word := range c.StringSlice("attach") {
+		a, err := manifest.ParseAttach(word)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	return list, nil
 }
 
 // adviseFlagOrder helps who typed one of ebpm's own flags behind the package,
@@ -69,7 +98,7 @@ func (s *session) adviseFlagOrder(err error) error {
 	}
 	for _, word := range s.tail {
 		name, _, _ := strings.Cut(word, "=")
-		if name == "--interface" || name == "--json" || name == "--ignore-requirements" {
+		if name == "--attach" || name == "--interface" || name == "--json" || name == "--ignore-requirements" {
 			return manifest.WithKind(manifest.KindUsage, err, "What follows the package is the program's; ebpm's own "+name+" belongs in front of it.")
 		}
 	}
@@ -77,30 +106,39 @@ func (s *session) adviseFlagOrder(err error) error {
 }
 
 // loadPackage finds the package that word names: an existing path is a path,
-// everything else a reference.
-func (s *session) loadPackage(ctx context.Context, word string) (*manifest.Package, *manifest.Requires, error) {
+// everything else a reference. types are those of the running kernel where the
+// package has them and the kernel does not show its own.
+func (s *session) loadPackage(ctx context.Context, word string) (pkg *manifest.Package, requires *manifest.Requires, types []byte, err error) {
 	info, err := os.Stat(word)
 	switch {
 	case err == nil && (info.IsDir() || strings.HasSuffix(word, ".c")):
 		s.progress("compiling %s", word)
-		return s.compile(ctx, word)
+		pkg, requires, err := s.compile(ctx, word)
+		return pkg, requires, nil, err
 	case err == nil:
 		s.progress("running the file %s", word)
 		pkg, err := readPackage(word)
-		return pkg, nil, err
+		return pkg, nil, nil, err
 	case looksLikePath(word):
-		return nil, nil, manifest.WithKind(manifest.KindNotFound, err, "")
+		return nil, nil, nil, manifest.WithKind(manifest.KindNotFound, err, "")
 	}
 	ref, err := s.reference(word)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	pulled, err := s.fetchLocalFirst(ctx, ref.WithDefaultTag())
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	pkg, err := verifiedPackage(pulled)
-	return pkg, pulled.Config.Requires, err
+	if pkg, err = verifiedPackage(pulled); err != nil {
+		return nil, nil, nil, err
+	}
+	object, err := manifest.Inspect(pkg.Object)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	types, err = kernelBTF(pulled, object, false)
+	return pkg, pulled.Config.Requires, types, err
 }
 
 // looksLikePath reports whether a word that is no file was meant to be one.

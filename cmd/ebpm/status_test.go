@@ -58,3 +58,18 @@ node5   absent     -         0                0          -     0 programs   ?   
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
+
+func TestAttachedTo(t *testing.T) {
+	for _, tt := range []struct {
+		programs []manifest.ProgramStatus
+		count    int
+		want     string
+	}{
+		{nil, 0, "-"},
+		{[]manifest.ProgramStatus{{Name: "b", Target: "lo"}, {Name: "a", Target: "veth0"}, {Name: "a", Target: "veth1"}}, 2, "a=veth0,veth1 b=lo"},
+	} {
+		if got := attachedTo(tt.programs); got != tt.want || len(targetsOf(tt.programs)) != tt.count {
+			t.Errorf("%v: %d programs, %s", tt.programs, len(targetsOf(tt.programs)), got)
+		}
+	}
+}
