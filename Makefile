@@ -14,6 +14,7 @@ APT_BUILD := clang llvm
 APT_TEST := $(APT_BUILD) gcc libc6-dev ca-certificates git
 
 GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
+GO_BUILD_IMAGE := CGO_ENABLED=0 GOOS=linux go build $(GOFLAGS_RELEASE) -tags node,urfave_cli_no_docs
 CTL := bin/.cluster
 
 ##@ Using ebpm
@@ -30,9 +31,13 @@ images: deps image-programs ## build the container images into dist/images; PUSH
 	@go run ./builder/image/cmd -bin bin/image -o dist/images $(if $(PUSH),-push $(PUSH)) | \
 	  sed -e 's/^ebpm /$(if $(PUSH),export EBPM_IMAGE=,ebpm )/' -e 's/^ebpm-builder /$(if $(PUSH),export EBPM_BUILDER_IMAGE=,ebpm-builder )/'
 
-# The ebpm of the image is built without the commands for clusters.
+# The ebpm of the image is built without the commands for clusters. Nodes are of
+# both architectures; the builder's image is for this machine's only.
 image-programs:
-	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags node,urfave_cli_no_docs -o bin/image/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
+	for arch in amd64 arm64; do \
+	  GOARCH=$$arch $(GO_BUILD_IMAGE) -o bin/image/$$arch/ ./cmd/ebpm ./cmd/ecli; \
+	done
+	$(GO_BUILD_IMAGE) -o bin/image/$$(go env GOARCH)/ ./cmd/ecc
 
 ##@ A real cluster of two nodes, from source
 

@@ -59,6 +59,8 @@ type DeployOptions struct {
 	Interface string
 	// Image is the image with ebpm and ecli.
 	Image string
+	// ImagePlatforms are those of Image; nil where they are not known.
+	ImagePlatforms []manifest.Platform
 	// PullSecret is a Secret of type kubernetes.io/dockerconfigjson in the
 	// namespace; "" keeps that of an existing release.
 	PullSecret string
@@ -160,6 +162,9 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release, pod
 	for _, n := range in.nodes {
 		p.Nodes = append(p.Nodes, n.Name)
 	}
+	if err := p.checkImage(o, in.nodes); err != nil {
+		return nil, err
+	}
 	if err := p.checkNodes(o, in); err != nil {
 		return nil, err
 	}
@@ -245,6 +250,41 @@ func quoteAttach(attach []manifest.Attach) string {
 		words = append(words, fmt.Sprintf("%q", a.String()))
 	}
 	return strings.Join(words, " ")
+}
+
+// checkImage refuses nodes for whose architecture there is no runner, which would
+// wait for their image for ever.
+func (p *Plan) checkImage(o DeployOptions, nodes []Node) error {
+	var refused, architectures []string
+	for _, n := range nodes {
+		architectures = append(architectures, n.Architecture)
+		if !slices.Contains(o.ImagePlatforms, manifest.Platform{OS: n.OS, Architecture: n.Architecture}) {
+			refused = append(refused, fmt.Sprintf("node %s is %s", n.Name, n.Architecture))
+		}
+	}
+	if o.ImagePlatforms == nil {
+		slices.Sort(architectures)
+		if architectures = slices.Compact(architectures); len(architectures) > 1 {
+			p.Notes = append(p.Notes, fmt.Sprintf("The nodes are %s; whether the runner's image %s is for all of these cannot be told from here.", strings.Join(architectures, " and "), o.Image))
+		}
+		return nil
+	}
+	if len(refused) > 0 {
+		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s; the runner's image %s is for %s", strings.Join(refused, "; "), o.Image, platformList(o.ImagePlatforms)),
+			"`make images` builds it for linux/amd64 and linux/arm64: name that one with --image or EBPM_IMAGE.")
+	}
+	return nil
+}
+
+func platformList(platforms []manifest.Platform) string {
+	if len(platforms) == 0 {
+		return "no platform of Linux"
+	}
+	var words []string
+	for _, p := range platforms {
+		words = append(words, p.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 // checkNodes refuses nodes that cannot run the package, and notes what may go

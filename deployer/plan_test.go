@@ -319,6 +319,8 @@ func TestPlanRefuses(t *testing.T) {
 		{"a kernel that the author excludes", DeployOptions{Package: requiring(opensnoop(), ">=7.0"), Targets: &Targets{All: true}}, nodes, manifest.KindPrecondition, "node1 has kernel 6.12.9"},
 		{"a layout", DeployOptions{Package: &Package{Reference: manifest.Reference{Scheme: manifest.SchemeLayout, Path: "x"}}, Targets: &Targets{All: true}}, nodes, manifest.KindUsage, "layout"},
 		{"more memory than a node has", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, []Node{{Name: "small", OS: "linux", Architecture: "amd64", Memory: 64 << 20, Kernel: "6.12.0", Ready: true}}, manifest.KindPrecondition, "small"},
+		{"an image without a node's architecture", DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}, ImagePlatforms: []manifest.Platform{linux("amd64")}}, []Node{testNode("node1"), withArch(testNode("arm"), "arm64")}, manifest.KindPrecondition, "node arm is arm64; the runner's image " + testImage + " is for linux/amd64"},
+		{"an image for no Linux", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, ImagePlatforms: []manifest.Platform{}}, nodes, manifest.KindPrecondition, "is for no platform of Linux"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -344,6 +346,35 @@ func inSection(p *Package, section string, typ ebpf.ProgramType) *Package {
 
 // A package for two architectures runs on the nodes of both, and the others are
 // named.
+func linux(architecture string) manifest.Platform {
+	return manifest.Platform{OS: "linux", Architecture: architecture}
+}
+
+// What is not known of an image matters where nodes differ.
+func TestPlanImagePlatforms(t *testing.T) {
+	one, mixed := []Node{testNode("node1")}, []Node{testNode("node1"), withArch(testNode("arm"), "arm64")}
+	for _, tt := range []struct {
+		name      string
+		platforms []manifest.Platform
+		nodes     []Node
+		note      bool
+	}{
+		{"unknown, one architecture", nil, one, false},
+		{"unknown, two architectures", nil, mixed, true},
+		{"both", []manifest.Platform{linux("amd64"), linux("arm64")}, mixed, false},
+		{"what one needs", []manifest.Platform{linux("amd64")}, one, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := mustPlan(t, DeployOptions{
+				Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}, ImagePlatforms: tt.platforms,
+			}, tt.nodes, nil)
+			if got := strings.Contains(strings.Join(p.Notes, "\n"), "The nodes are amd64 and arm64; "); got != tt.note {
+				t.Errorf("notes %q, want one about the image: %v", p.Notes, tt.note)
+			}
+		})
+	}
+}
+
 func TestPlanArchitectures(t *testing.T) {
 	nodes := []Node{testNode("x86"), withArch(testNode("arm"), "arm64"), withArch(testNode("risc"), "riscv64")}
 	for _, tt := range []struct {

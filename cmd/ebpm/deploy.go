@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/ebpm/ebpm/deployer"
 	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
+	"github.com/ebpm/ebpm/registry"
 )
 
 // resetStateFlag allows a move to lose the content of maps.
@@ -190,6 +192,7 @@ func (s *session) deploy(c *cli.Context) error {
 		Attach:             attach,
 		Interface:          c.String("interface"),
 		Image:              image,
+		ImagePlatforms:     s.imagePlatforms(c.Context, reg, image),
 		PullSecret:         c.String("pull-secret"),
 		Registries:         nodeConfig,
 		IgnoreRequirements: c.Bool("ignore-requirements"),
@@ -228,6 +231,28 @@ func (s *session) image(c *cli.Context) (string, error) {
 	}
 	return "", manifest.WithKind(manifest.KindUsage, errors.New("no image of the runner is known"),
 		"Set --image, EBPM_IMAGE or `image:` in the configuration; `make images` builds one.")
+}
+
+// imageTimeout bounds how long a command waits to learn the platforms of an
+// image.
+const imageTimeout = 3 * time.Second
+
+// imagePlatforms returns the platforms of an image, nil where they cannot be
+// told from here: nodes may reach a registry, or have credentials and images,
+// that this machine has not.
+func (s *session) imagePlatforms(ctx context.Context, reg *registry.Client, image string) []manifest.Platform {
+	ctx, cancel := context.WithTimeout(ctx, imageTimeout)
+	defer cancel()
+	ref, err := manifest.ParseReference(image, "")
+	var platforms []manifest.Platform
+	if err == nil {
+		platforms, err = reg.ImagePlatforms(ctx, ref)
+	}
+	if err != nil {
+		s.log.Debugf("the platforms of the image are not known: %v", err)
+		return nil
+	}
+	return platforms
 }
 
 // nodeConfig is what nodes may have to know about registries.
