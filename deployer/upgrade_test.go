@@ -73,6 +73,7 @@ func TestUpgradeSays(t *testing.T) {
 		name     string
 		old, new DeployOptions
 		legacy   bool // old knows no handover
+		silent   bool // old does not say which maps it has
 		nodes    []Node
 		surge    bool
 		says     []string
@@ -112,6 +113,11 @@ func TestUpgradeSays(t *testing.T) {
 			name: "one that knew no handover", old: DeployOptions{Package: withMap(opensnoop("1"), "counts", "n")}, legacy: true,
 			new: DeployOptions{Package: withMap(opensnoop("2"), "counts", "m")}, nodes: current, surge: true,
 			says: []string{"The release does not hand over: where it runs, old and new instance both live", "these start empty: counts"}, not: []string{"exactly"},
+		},
+		{
+			name: "maps that are not known", old: DeployOptions{Package: withMap(opensnoop("1"), "counts", "n")}, silent: true,
+			new: DeployOptions{Package: withMap(opensnoop("2"), "counts", "n"), ResetState: true}, nodes: current, surge: true,
+			says: []string{"The release does not say which maps it has: whether what they hold is carried over is not known.", "exactly"}, not: []string{"RESET", "is carried over:"},
 		},
 		{
 			name: "XDP", old: DeployOptions{Package: xdp("1"), Interface: "eth0"}, new: DeployOptions{Package: xdp("2")}, nodes: current, surge: true,
@@ -160,6 +166,9 @@ func TestUpgradeSays(t *testing.T) {
 			was := planned(t, mustPlan(t, tt.old, tt.nodes, nil), 7)
 			if tt.legacy {
 				was = withoutHandover(was)
+			}
+			if tt.silent {
+				was.move.State = nil
 			}
 			tt.new.Name, tt.new.Image = "opensnoop", testImage
 			p, err := plan("ebpm", tt.new, tt.nodes, was, nil)
@@ -229,6 +238,22 @@ func TestCarryReachesTheRunner(t *testing.T) {
 	pkg := withCarry(testPackage(t, "event-one", "opensnoop", "1"), manifest.Carry{Maps: []string{"nothing"}})
 	_, err := plan("ebpm", DeployOptions{Package: pkg, Name: "opensnoop", Image: testImage, Targets: &Targets{All: true}}, []Node{testNode("node1")}, nil, nil)
 	wantKind(t, err, manifest.KindUnverified, "map nothing is to be carried over")
+}
+
+// A map that is reset on some nodes is not said to be carried over.
+func TestUpgradeFromSeveral(t *testing.T) {
+	of := func(name, counts string) version {
+		return version{name, move{State: map[string]map[string]string{"amd64": {"counts": counts, "seen": "s"}, "arm64": {"counts": "x"}}},
+			&corev1.PodSpec{Containers: []corev1.Container{{Name: containerRun, Command: []string{flagHandover}}}}}
+	}
+	u := upgradeFrom([]version{of("revision 1", "a"), of("revision 2", "b")}, of("the new version", "b"), []Node{testNode("node1")}, exclusive{})
+	want := []string{
+		"What these maps hold is carried over: seen.",
+		"RESET: these maps start empty, because their layout is not that of revision 1: counts.",
+	}
+	if !slices.Equal(u.notes, want) || !slices.Equal(u.reset, []string{"counts"}) {
+		t.Errorf("%q", u.notes)
+	}
 }
 
 // What counts on a node is the instance that took over last, and neither one that
