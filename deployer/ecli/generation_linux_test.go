@@ -136,16 +136,19 @@ type member struct {
 
 func startMember(t *testing.T, dir, version string, revision uint64, out *tallier) *member {
 	t.Helper()
+	return joinPackage(t, Options{Package: handoverPackage(t, version), JSON: true, Stdout: out, Handover: dir, Revision: revision})
+}
+
+// joinPackage starts an instance of a package that takes part in a release.
+func joinPackage(t *testing.T, o Options) *member {
+	t.Helper()
 	needRoot(t)
 	m := &member{done: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
-	m.cancel = cancel
 	t.Cleanup(cancel)
-	o := Options{
-		Package: handoverPackage(t, version), JSON: true, Stdout: out, Stderr: &m.stderr,
-		Handover: dir, Revision: revision, Hung: func(err error) { t.Errorf("hung: %v", err) },
-		Status: func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() },
-	}
+	m.cancel = cancel
+	o.Stderr, o.Hung = &m.stderr, func(err error) { t.Errorf("hung: %v", err) }
+	o.Status = func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() }
 	go func() { m.done <- Run(ctx, o) }()
 	return m
 }

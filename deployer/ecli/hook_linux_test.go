@@ -59,6 +59,10 @@ type hookTest struct {
 	printed int
 	// noLink is true of hooks that hold the program by something else.
 	noLink bool
+	// read makes the event happen by way of what the program is attached by.
+	read func([]io.Closer) error
+	// continuous is true of events that happen by themselves.
+	continuous bool
 }
 
 // plan makes the plan of a package with a probe in that section.
@@ -168,6 +172,7 @@ func (h *hookTest) fires(t *testing.T) string {
 		}
 	}
 	works(t, h.section)
+	h.movesOnce(t)
 	return in.reporter.programs[0].Target
 }
 
@@ -256,7 +261,7 @@ func TestRunOfBothKinds(t *testing.T) {
 }
 
 func TestPerfEvent(t *testing.T) {
-	h := hookTest{section: "perf_event", typ: ebpf.PerfEvent, trigger: func() error { return nil }, noLink: true}
+	h := hookTest{section: "perf_event", typ: ebpf.PerfEvent, trigger: func() error { return nil }, noLink: true, continuous: true}
 	if target := h.fires(t); !strings.HasPrefix(target, "cpu-c") || !strings.HasSuffix(target, " CPUs") {
 		t.Errorf("attached to %s", target)
 	}
@@ -475,14 +480,18 @@ func iterates(t *testing.T, h *hookTest) {
 		t.Errorf("attached to %s", got)
 	}
 	ids := kernelIDs(t)
-	r, err := in.links[0].(*link.Iter).Open()
-	if err != nil {
+	h.read = func(links []io.Closer) error {
+		r, err := links[0].(*link.Iter).Open()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		_, err = io.Copy(io.Discard, r)
+		return err
+	}
+	if err := h.read(in.links); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, r); err != nil {
-		t.Error(err)
-	}
-	_ = r.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := in.run(ctx); err != nil {
@@ -497,4 +506,5 @@ func iterates(t *testing.T, h *hookTest) {
 		}
 	}
 	works(t, h.section)
+	h.movesOnce(t)
 }

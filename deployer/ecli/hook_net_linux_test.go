@@ -145,7 +145,7 @@ func TestTwoOnOneSockmap(t *testing.T) {
 		_ = in.close()
 		t.Fatal("both were attached")
 	}
-	if !strings.Contains(err.Error(), "attach program second (sk_msg): map sockets: another program of the package is attached to it") {
+	if !strings.Contains(err.Error(), "program second (sk_msg): map sockets: another program of the package, probe, is attached to it") {
 		t.Errorf("got %v", err)
 	}
 }
