@@ -39,6 +39,8 @@ func WayOf(p *ebpf.ProgramSpec) Way {
 		return Naive // a function is replaced once: the new one waits for the end of the old one
 	case p.Type == ebpf.Tracing && p.AttachType == ebpf.AttachTraceIter:
 		return Naive // it runs when it is read
+	case p.Type == ebpf.RawTracepointWritable:
+		return NearExact // none with tail calls is attached (seen on 6.18)
 	case p.Type == ebpf.LSM && p.AttachType == ebpf.AttachLSMCgroup:
 		return NearExact
 	case p.Type == ebpf.Kprobe && strings.HasPrefix(section, "usdt"):

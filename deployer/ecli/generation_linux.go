@@ -375,6 +375,8 @@ func descriptors(c io.Closer) (fds []int, ok bool) {
 		return []int{c.FD()}, true
 	case *os.File:
 		return []int{int(c.Fd())}, true
+	case *structOps:
+		return descriptors(c.Link)
 	case *sockmapProgram:
 		return nil, true // the map holds it
 	case perfEvents:

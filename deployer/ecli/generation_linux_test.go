@@ -193,9 +193,14 @@ func TestHandover(t *testing.T) {
 	dir, out := t.TempDir(), newTallier()
 	first := startMember(t, dir, "v1", 1, out)
 	first.waitRole(t, manifest.RoleCurrent)
-	load := []*numberer{startNumberer(0, time.Millisecond), startNumberer(1, time.Millisecond)}
+	// A translated processor does less.
+	moves, pause := 10, time.Millisecond
+	if os.Getenv(vmEnv) != "" {
+		moves, pause = 4, 50*time.Millisecond
+	}
+	load := []*numberer{startNumberer(0, pause), startNumberer(1, pause)}
 	members := []*member{first}
-	for n := range 10 {
+	for n := range moves {
 		m := startMember(t, dir, []string{"v2", "v1"}[n%2], uint64(n+2), out)
 		m.waitRole(t, manifest.RoleCurrent)
 		h := m.status().Handover

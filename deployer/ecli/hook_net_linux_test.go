@@ -299,7 +299,7 @@ func TestNetkit(t *testing.T) {
 			if name != "nk0" {
 				continue
 			}
-			if err := netlink.AddrAdd(iface, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 99, 0, 1), Mask: net.CIDRMask(24, 32)}}); err != nil {
+			if err := netlink.AddrReplace(iface, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 99, 0, 1), Mask: net.CIDRMask(24, 32)}}); err != nil {
 				return err
 			}
 		}

@@ -17,6 +17,8 @@ struct {
 	__uint(max_entries, 64 << 10);
 } events SEC(".maps");
 
+char license[] SEC("license") = "Dual BSD/GPL";
+
 SEC(SECTION)
 int probe(void *ctx)
 {
