@@ -4,8 +4,10 @@ package ecli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"runtime"
 	"strings"
@@ -14,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -112,7 +115,7 @@ func (h *hookTest) edition(t *testing.T, n int64) (*plan, *ebpf.CollectionSpec) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	spec.Programs["probe"].Instructions[0].Constant = n
+	spec.Programs["probe"].Instructions[len(h.first)].Constant = n
 	return p, spec
 }
 
@@ -269,6 +272,114 @@ func (h *hookTest) movesOnce(t *testing.T) {
 			t.Attr(handoverAttr, again.section+": "+way)
 		}
 	})
+}
+
+// TestHandoverOfFunctionAddress: what a program asks of the hook is the same behind
+// a dispatcher. The probe says nothing where the function's address, or the cookie,
+// which is none, is another one.
+func TestHandoverOfFunctionAddress(t *testing.T) {
+	const function = "do_mkdirat"
+	symbols, err := os.Open(kallsymsFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer symbols.Close()
+	addresses, err := addressesOf(symbols, []string{function})
+	if err != nil || len(addresses) != 1 {
+		t.Fatalf("addresses of %s: %x, %v", function, addresses, err)
+	}
+	asks := asm.Instructions{
+		asm.Mov.Reg(asm.R6, asm.R1),
+		asm.FnGetFuncIp.Call(),
+		asm.LoadImm(asm.R2, int64(addresses[0]), asm.DWord),
+		asm.JNE.Reg(asm.R0, asm.R2, "other"),
+		asm.Mov.Reg(asm.R1, asm.R6),
+		asm.FnGetAttachCookie.Call(),
+		asm.JEq.Imm(asm.R0, 0, "right"),
+		asm.Mov.Imm(asm.R0, 0).WithSymbol("other"),
+		asm.Return(),
+		asm.Mov.Reg(asm.R1, asm.R6).WithSymbol("right"),
+	}
+	for _, h := range []hookTest{
+		{section: "fentry/" + function, typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry},
+		{section: "fexit/" + function, typ: ebpf.Tracing, attach: ebpf.AttachTraceFExit},
+		{section: "kprobe/" + function, typ: ebpf.Kprobe},
+		{section: "kretprobe/" + function, typ: ebpf.Kprobe},
+		{section: "kprobe.multi/" + function, typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeMulti},
+		{section: "kprobe.session/" + function, typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeSession},
+	} {
+		t.Run(h.section, func(t *testing.T) {
+			need(t, h)
+			h.trigger, h.first = mkdir, asks
+			if way := h.moves(t); way != string(manifest.Exact) {
+				t.Errorf("moved by the way %q", way)
+			}
+		})
+	}
+}
+
+// TestHandoverOfSockets: what was in a map of sockets before the move is seen by
+// the new instance, and by nobody else.
+func TestHandoverOfSockets(t *testing.T) {
+	needRoot(t)
+	var client, server net.Conn
+	h := hookTest{section: "sk_skb/stream_verdict", typ: ebpf.SkSKB, attach: ebpf.AttachSkSKBStreamVerdict, returns: 1,
+		maps: map[string]*ebpf.MapSpec{"sockets": sockmapSpec(ebpf.SockMap)},
+		enter: func() {
+			newNetns(t)
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer l.Close()
+			var dialErr, acceptErr error
+			client, dialErr = net.Dial("tcp", l.Addr().String())
+			server, acceptErr = l.Accept()
+			if err := errors.Join(dialErr, acceptErr); err != nil {
+				t.Error(err)
+			}
+		}}
+	put := false
+	h.use = func(maps map[string]*ebpf.Map) error {
+		if !put {
+			put = true
+			raw, err := client.(*net.TCPConn).SyscallConn()
+			if err != nil {
+				return err
+			}
+			var inner error
+			err = raw.Control(func(fd uintptr) { inner = maps["sockets"].Put(uint32(0), uint32(fd)) })
+			if err := errors.Join(err, inner); err != nil {
+				return err
+			}
+		}
+		_, err := server.Write([]byte("pong"))
+		return err
+	}
+	if way := h.moves(t); way != string(manifest.Exact) {
+		t.Errorf("moved by the way %q", way)
+	}
+	_ = client.Close()
+	_ = server.Close()
+}
+
+// TestHandoverOfCgroupStorage: both instances count in the same storage.
+func TestHandoverOfCgroupStorage(t *testing.T) {
+	needRoot(t)
+	enter, act := ownCgroup(t)
+	h := hookTest{section: "cgroup/sock_create", typ: ebpf.CGroupSock, attach: ebpf.AttachCGroupInetSockCreate, returns: 1, enter: enter, trigger: act,
+		maps: map[string]*ebpf.MapSpec{"storage": {Name: "storage", Type: ebpf.CGroupStorage, KeySize: 8, ValueSize: 8}},
+		first: asm.Instructions{
+			asm.LoadMapPtr(asm.R1, 0).WithReference("storage"),
+			asm.Mov.Imm(asm.R2, 0),
+			asm.FnGetLocalStorage.Call(),
+			asm.Mov.Imm(asm.R1, 1),
+			asm.StoreXAdd(asm.R0, asm.R1, asm.DWord),
+		}}
+	if way := h.moves(t); way != string(manifest.NearExact) {
+		t.Errorf("moved by the way %q", way)
+	}
 }
 
 // TestHandoverOfSleepable moves what a compiler made, with the lines of its source.

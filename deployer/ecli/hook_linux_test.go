@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,8 +62,10 @@ type hookTest struct {
 	noLink bool
 	// read makes the event happen by way of what the program is attached by.
 	read func([]io.Closer) error
-	// continuous is true of events that happen by themselves.
+	// continuous is true of events that happen without the trigger, too.
 	continuous bool
+	// first is what the probe does before all else, with its context in R1.
+	first asm.Instructions
 }
 
 // plan makes the plan of a package with a probe in that section.
@@ -78,6 +81,9 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 		ps.Flags |= unix.BPF_F_SLEEPABLE
 	}
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
+	if len(h.first) > 0 {
+		ps.Instructions = append(slices.Clone(h.first), ps.Instructions...)
+	}
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {
 			t.Fatal(err)

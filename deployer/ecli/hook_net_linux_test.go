@@ -405,6 +405,13 @@ func TestFreplace(t *testing.T) {
 	h := hookTest{section: "freplace/handle", typ: ebpf.Extension, to: "handle", function: xdpFunction("probe"), returns: 2,
 		extra: `{"target":"ebpm_replaced"}`, trigger: ping, enter: func() {
 			newNetns(t)
+			eventually(t, "the program of an earlier run is gone", func() bool {
+				earlier, err := findLoadedProgram("ebpm_replaced")
+				if err == nil {
+					_ = earlier.Close()
+				}
+				return err != nil && strings.Contains(err.Error(), "no loaded program")
+			})
 			// Its interface alone holds the program.
 			prog, err := newReplaceable("ebpm_replaced", "handle")
 			if err != nil {

@@ -280,7 +280,7 @@ func TestFentry(t *testing.T) {
 			return err
 		}},
 	} {
-		h := hookTest{section: tt.section + "/" + tt.target, typ: ebpf.Tracing, attach: tt.attach, trigger: tt.trigger}
+		h := hookTest{section: tt.section + "/" + tt.target, typ: ebpf.Tracing, attach: tt.attach, trigger: tt.trigger, continuous: tt.section == "fmod_ret"}
 		h.confine(t)
 		if target := h.fires(t); target != tt.target {
 			t.Errorf("%s: attached to %s", tt.section, target)
@@ -365,7 +365,7 @@ func openComm() error {
 func TestLSM(t *testing.T) {
 	need(t, hookTest{section: "lsm/path_mkdir", typ: ebpf.LSM, attach: ebpf.AttachLSMMac})
 	for _, section := range []string{"lsm", "lsm.s"} {
-		h := hookTest{section: section + "/file_open", typ: ebpf.LSM, attach: ebpf.AttachLSMMac, trigger: openComm}
+		h := hookTest{section: section + "/file_open", typ: ebpf.LSM, attach: ebpf.AttachLSMMac, trigger: openComm, continuous: true}
 		h.sleeps = section == "lsm.s"
 		h.confine(t)
 		if target := h.fires(t); target != "file_open" {

@@ -17,7 +17,7 @@ struct {
 	__uint(max_entries, 64 << 10);
 } events SEC(".maps");
 
-char license[] SEC("license") = "Dual BSD/GPL";
+char _license[] SEC("license") = "Dual BSD/GPL";
 
 SEC(SECTION)
 int probe(void *ctx)
