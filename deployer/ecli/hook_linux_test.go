@@ -457,7 +457,7 @@ func TestSKLookup(t *testing.T) {
 
 // TestIter reads the link itself, which makes the program run for each process.
 func TestIter(t *testing.T) {
-	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }}
+	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }, continuous: true}
 	iterates(t, &h)
 	sleepable := h
 	sleepable.section, sleepable.flags = "iter.s/task", unix.BPF_F_SLEEPABLE
