@@ -24,7 +24,7 @@ func mustPlan(t *testing.T, o DeployOptions, nodes []Node, current *release) *Pl
 	if o.Name == "" {
 		o.Name = "opensnoop"
 	}
-	p, err := plan("ebpm", o, nodes, current)
+	p, err := plan("ebpm", o, nodes, current, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,6 +82,11 @@ func TestPlanYAML(t *testing.T) {
 				Name: "xdpcount", Package: testPackage(t, "run-xdp", "xdpcount", "1.0.0"), Targets: &Targets{Nodes: []string{"node1"}},
 				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
 			}
+		}, []Node{testNode("node1")}},
+		{"btf-archive", func(t *testing.T) DeployOptions {
+			o := DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0"), Targets: &Targets{All: true}}
+			o.Package.Platforms[0].BTFSize = 1 << 20
+			return o
 		}, []Node{testNode("node1")}},
 		// Stacks with symbols take rights, and memory for the symbols.
 		{"profile-all", func(t *testing.T) DeployOptions {
@@ -191,8 +196,8 @@ func TestPlanMoves(t *testing.T) {
 		if !m.Targets.Equal(Targets{Nodes: []string{"node1"}}) || !slices.Equal(m.Args, []string{"-p", "1"}) || pullSecretOf(&p.DaemonSet.Spec.Template.Spec) != "team" {
 			t.Errorf("not kept: %+v", m)
 		}
-		if !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, "seen twice") }) {
-			t.Errorf("notes do not say that events double: %q", p.Notes)
+		if !has(p.Notes, "no event is lost or seen twice: on_fork") {
+			t.Errorf("notes do not say how programs move: %q", p.Notes)
 		}
 	})
 	t.Run("an empty list clears the arguments", func(t *testing.T) {
@@ -281,10 +286,10 @@ func TestPlanMovesAttach(t *testing.T) {
 	})
 	t.Run("a program that the new package lacks", func(t *testing.T) {
 		o := DeployOptions{Name: "calls", Image: testImage, Package: testPackage(t, "event-one", "calls", "2.0.0")}
-		_, err := plan("ebpm", o, nodes, current)
+		_, err := plan("ebpm", o, nodes, current, nil)
 		wantKind(t, err, manifest.KindUsage, "no program on_call", `The release had "on_call=pid=6"`, "--attach on_call= takes that away")
 		o.Attach = []manifest.Attach{{Program: "on_call"}, {Program: "on_return"}}
-		if _, err := plan("ebpm", o, nodes, current); err != nil {
+		if _, err := plan("ebpm", o, nodes, current, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -314,11 +319,13 @@ func TestPlanRefuses(t *testing.T) {
 		{"a kernel that the author excludes", DeployOptions{Package: requiring(opensnoop(), ">=7.0"), Targets: &Targets{All: true}}, nodes, manifest.KindPrecondition, "node1 has kernel 6.12.9"},
 		{"a layout", DeployOptions{Package: &Package{Reference: manifest.Reference{Scheme: manifest.SchemeLayout, Path: "x"}}, Targets: &Targets{All: true}}, nodes, manifest.KindUsage, "layout"},
 		{"more memory than a node has", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, []Node{{Name: "small", OS: "linux", Architecture: "amd64", Memory: 64 << 20, Kernel: "6.12.0", Ready: true}}, manifest.KindPrecondition, "small"},
+		{"an image without a node's architecture", DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}, ImagePlatforms: []manifest.Platform{linux("amd64")}}, []Node{testNode("node1"), withArch(testNode("arm"), "arm64")}, manifest.KindPrecondition, "node arm is arm64; the runner's image " + testImage + " is for linux/amd64"},
+		{"an image for no Linux", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, ImagePlatforms: []manifest.Platform{}}, nodes, manifest.KindPrecondition, "is for no platform of Linux"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.o.Name, tt.o.Image = "opensnoop", testImage
-			_, err := plan("ebpm", tt.o, tt.nodes, nil)
+			_, err := plan("ebpm", tt.o, tt.nodes, nil, nil)
 			if err == nil || manifest.KindOf(err) != tt.kind || !strings.Contains(err.Error()+manifest.AdviceOf(err), tt.text) {
 				t.Errorf("error %v (kind %d, advice %q), want kind %d and %q", err, manifest.KindOf(err), manifest.AdviceOf(err), tt.kind, tt.text)
 			}
@@ -339,6 +346,35 @@ func inSection(p *Package, section string, typ ebpf.ProgramType) *Package {
 
 // A package for two architectures runs on the nodes of both, and the others are
 // named.
+func linux(architecture string) manifest.Platform {
+	return manifest.Platform{OS: "linux", Architecture: architecture}
+}
+
+// What is not known of an image matters where nodes differ.
+func TestPlanImagePlatforms(t *testing.T) {
+	one, mixed := []Node{testNode("node1")}, []Node{testNode("node1"), withArch(testNode("arm"), "arm64")}
+	for _, tt := range []struct {
+		name      string
+		platforms []manifest.Platform
+		nodes     []Node
+		note      bool
+	}{
+		{"unknown, one architecture", nil, one, false},
+		{"unknown, two architectures", nil, mixed, true},
+		{"both", []manifest.Platform{linux("amd64"), linux("arm64")}, mixed, false},
+		{"what one needs", []manifest.Platform{linux("amd64")}, one, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := mustPlan(t, DeployOptions{
+				Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}, ImagePlatforms: tt.platforms,
+			}, tt.nodes, nil)
+			if got := strings.Contains(strings.Join(p.Notes, "\n"), "The nodes are amd64 and arm64; "); got != tt.note {
+				t.Errorf("notes %q, want one about the image: %v", p.Notes, tt.note)
+			}
+		})
+	}
+}
+
 func TestPlanArchitectures(t *testing.T) {
 	nodes := []Node{testNode("x86"), withArch(testNode("arm"), "arm64"), withArch(testNode("risc"), "riscv64")}
 	for _, tt := range []struct {
@@ -408,7 +444,7 @@ func TestStrategy(t *testing.T) {
 		{7, 1, "prog", 0, 2},
 	}
 	for _, tt := range tests {
-		s := strategy(nodes(tt.up, tt.down), tt.exclusive)
+		s := strategy(nodes(tt.up, tt.down), exclusive{program: tt.exclusive})
 		if s.Type != appsv1.RollingUpdateDaemonSetStrategyType || s.RollingUpdate.MaxSurge.IntValue() != tt.surge || s.RollingUpdate.MaxUnavailable.IntValue() != tt.unavailable {
 			t.Errorf("%+v: surge %s, unavailable %s", tt, s.RollingUpdate.MaxSurge, s.RollingUpdate.MaxUnavailable)
 		}
@@ -448,7 +484,7 @@ func TestPodRights(t *testing.T) {
 					}
 				}
 				for _, m := range c.VolumeMounts {
-					if c.Name == containerRun && m.Name != "run" && !m.ReadOnly {
+					if c.Name == containerRun && m.Name != "run" && m.Name != "handover" && !m.ReadOnly {
 						t.Errorf("%s: the runner can write %s", file, m.MountPath)
 					}
 					if c.Name == containerRun && m.Name == "store" {

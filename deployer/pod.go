@@ -5,6 +5,7 @@ package deployer
 import (
 	"fmt"
 	"math"
+	"path"
 	"slices"
 	"strings"
 
@@ -22,7 +23,18 @@ const (
 	pathStore      = "/var/lib/ebpm/store"
 	pathNodeConfig = "/etc/ebpm"
 	pathRegistry   = "/run/ebpm-registry"
+	pathHandover   = "/handover"
 )
+
+// pathInstances is the folder of a node under which the instances of a release
+// meet, in NAMESPACE/RELEASE. It does not outlive the node's boot, as nothing of
+// an instance does.
+const pathInstances = "/run/ebpm"
+
+// startSeconds bounds the start of an instance that hands over. It ends itself
+// when it has not taken over within 60 s, and says why; this is for one that does
+// not get so far.
+const startSeconds = 90
 
 // Memory, in bytes. Request and limit are equal, so that an instance never
 // takes what other Pods were promised, nor is ended for what they take.
@@ -44,6 +56,8 @@ const (
 
 // podInput is what a Pod is made of.
 type podInput struct {
+	namespace    string
+	release      string
 	pkg          *Package
 	targets      Targets
 	nodes        []Node // those that match now
@@ -109,11 +123,15 @@ func (in podInput) memory() (pull, run uint64) {
 	for _, n := range in.nodes {
 		cpus = max(cpus, n.CPUs)
 	}
-	var maps, object, packageJSON, symbols uint64
+	var maps, object, packageJSON, btf, symbols uint64
 	for _, p := range in.pkg.Platforms {
 		maps = max(maps, p.Object.MemoryBytes(cpus))
 		object = max(object, uint64(p.ObjectSize))
 		packageJSON = max(packageJSON, uint64(p.PackageSize))
+		if p.BTFSize > 0 {
+			// The types of one kernel are read out of it.
+			btf = max(btf, 2*uint64(p.BTFSize)+manifest.MaxBTFSize)
+		}
 		// What it does not know is refused where rights are derived.
 		if ok, err := p.Meta.StackSymbols(); ok && err == nil {
 			symbols = memorySymbols
@@ -124,7 +142,7 @@ func (in podInput) memory() (pull, run uint64) {
 		return 0, math.MaxUint64
 	}
 	// Each is held decoded and encoded while it is read.
-	return round(memoryPull + 8*packageJSON), round(memoryBase + memoryReady + symbols + 8*object + maps)
+	return round(memoryPull + 8*packageJSON + btf), round(memoryBase + memoryReady + symbols + 8*object + maps)
 }
 
 func quantity(bytes uint64) resource.Quantity {
@@ -210,8 +228,15 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		StartupProbe:   readyProbe(1, 3600),
 		ReadinessProbe: readyProbe(10, 3),
 	}
+	packageLimit := int64(manifest.MaxPackageSize + manifest.MaxPackageSize/2)
+	if in.pkg.hasBTF() {
+		// The init container writes the file where the kernel does not show its
+		// types; elsewhere the runner takes the kernel's own.
+		run.Env = append(run.Env, corev1.EnvVar{Name: "BTF_FILE_PATH", Value: pathPackage + "/" + manifest.KernelBTFFile})
+		packageLimit += manifest.MaxBTFSize
+	}
 	volumes := []corev1.Volume{
-		emptyDir("package", manifest.MaxPackageSize+manifest.MaxPackageSize/2),
+		emptyDir("package", packageLimit),
 		emptyDir("run", 1<<20),
 		hostPath("store", pathStore, corev1.HostPathDirectoryOrCreate),
 		{Name: "node", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{
@@ -241,6 +266,19 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		}
 		run.VolumeMounts = append(run.VolumeMounts, mount)
 		volumes = append(volumes, hostPath(mount.Name, m.HostPath, corev1.HostPathDirectory))
+	}
+	if in.pkg.handsOver() {
+		volumes = append(volumes, hostPath("handover", path.Join(pathInstances, in.namespace, in.release), corev1.HostPathDirectoryOrCreate))
+		run.VolumeMounts = append(run.VolumeMounts, corev1.VolumeMount{Name: "handover", MountPath: pathHandover})
+		run.Env = append(run.Env, corev1.EnvVar{Name: "EBPM_REVISION", ValueFrom: &corev1.EnvVarSource{
+			// It rises with each change of the template, also with one that goes back.
+			FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['" + labelGeneration + "']"},
+		}})
+		run.Command = append(run.Command, flagHandover, pathHandover)
+		for _, word := range in.pkg.carry().Words() {
+			run.Command = append(run.Command, "--carry", literal(word))
+		}
+		run.StartupProbe = readyProbe(1, startSeconds)
 	}
 	for _, a := range in.attach {
 		run.Command = append(run.Command, "--attach", literal(a.String()))

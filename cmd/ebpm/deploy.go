@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,7 +17,13 @@ import (
 	"github.com/ebpm/ebpm/deployer"
 	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
+	"github.com/ebpm/ebpm/registry"
 )
+
+// resetStateFlag allows a move to lose the content of maps.
+func resetStateFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "reset-state", Usage: "let maps start empty whose layout is another one than before"}
+}
 
 // contextFlags choose the cluster, as kubectl's flags of these names do.
 func contextFlags() []cli.Flag {
@@ -115,6 +122,7 @@ func (s *session) deployCommand() *cli.Command {
 			&cli.StringFlag{Name: "image", Usage: "the runner's container `IMAGE`, by digest", EnvVars: []string{"EBPM_IMAGE"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "the `SECRET` (dockerconfigjson) by which nodes pull the package"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "deploy also to kernels that the package says are too old"},
+			resetStateFlag(),
 			&cli.BoolFlag{Name: "keep-failed", Usage: "keep a first deploy that fails on every node"},
 			&cli.StringFlag{Name: "dry-run", Usage: "`MODE` client: print the DaemonSet (-o yaml) and change nothing"},
 			outputFlag(),
@@ -184,9 +192,11 @@ func (s *session) deploy(c *cli.Context) error {
 		Attach:             attach,
 		Interface:          c.String("interface"),
 		Image:              image,
+		ImagePlatforms:     s.imagePlatforms(c.Context, reg, image),
 		PullSecret:         c.String("pull-secret"),
 		Registries:         nodeConfig,
 		IgnoreRequirements: c.Bool("ignore-requirements"),
+		ResetState:         c.Bool("reset-state"),
 	})
 	if err != nil {
 		return err
@@ -221,6 +231,28 @@ func (s *session) image(c *cli.Context) (string, error) {
 	}
 	return "", manifest.WithKind(manifest.KindUsage, errors.New("no image of the runner is known"),
 		"Set --image, EBPM_IMAGE or `image:` in the configuration; `make images` builds one.")
+}
+
+// imageTimeout bounds how long a command waits to learn the platforms of an
+// image.
+const imageTimeout = 3 * time.Second
+
+// imagePlatforms returns the platforms of an image, nil where they cannot be
+// told from here: nodes may reach a registry, or have credentials and images,
+// that this machine has not.
+func (s *session) imagePlatforms(ctx context.Context, reg *registry.Client, image string) []manifest.Platform {
+	ctx, cancel := context.WithTimeout(ctx, imageTimeout)
+	defer cancel()
+	ref, err := manifest.ParseReference(image, "")
+	var platforms []manifest.Platform
+	if err == nil {
+		platforms, err = reg.ImagePlatforms(ctx, ref)
+	}
+	if err != nil {
+		s.log.Debugf("the platforms of the image are not known: %v", err)
+		return nil
+	}
+	return platforms
 }
 
 // nodeConfig is what nodes may have to know about registries.

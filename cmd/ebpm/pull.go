@@ -3,15 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
 	"github.com/ebpm/ebpm/registry"
 )
@@ -26,16 +29,22 @@ func (s *session) pullCommand() *cli.Command {
 		Category:  categoryMake,
 		Usage:     "pull a package into the local store, or its files into a folder",
 		ArgsUsage: "REF",
-		Flags: []cli.Flag{
+		Flags: append(ecliPullFlags(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write package.json and source.tar into this `FOLDER`"},
 			&cli.StringFlag{Name: "platform", Usage: "the `PLATFORM` whose files to pull, such as linux/arm64 (default: this machine's; into the store: all)"},
 			&cli.BoolFlag{Name: "canonical", Usage: "write only package.json, in the form that ecli run --strict takes"},
 			&cli.BoolFlag{Name: "source", Usage: "unpack the source into the folder instead"},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			args, err := s.positionals(c, 1, 1)
 			if err != nil {
 				return err
+			}
+			switch {
+			case c.IsSet("program"):
+				return s.pullProgram(c.Context, args[0], c.String("program"))
+			case c.IsSet("module"):
+				return s.pullModule(c, args[0], c.String("module"))
 			}
 			ref, err := s.reference(args[0])
 			if err != nil {
@@ -133,8 +142,20 @@ func (s *session) writePulled(pulled *registry.Pulled, dir string, canonical boo
 			return err
 		}
 		files = map[string][]byte{manifest.PackageFile: data}
-	} else if pulled.Readme != nil {
-		files[manifest.ReadmeFile] = pulled.Readme
+		types, err := kernelBTF(pulled, object, true)
+		if err != nil {
+			return err
+		}
+		if types != nil {
+			files[manifest.KernelBTFFile] = types
+		}
+	} else {
+		if pulled.Readme != nil {
+			files[manifest.ReadmeFile] = pulled.Readme
+		}
+		if pulled.BTF != nil {
+			files[manifest.BTFFile] = pulled.BTF
+		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -145,6 +166,28 @@ func (s *session) writePulled(pulled *registry.Pulled, dir string, canonical boo
 		}
 	}
 	return nil
+}
+
+// kernelBTF returns the types of the running kernel from the package, or nil
+// where the kernel shows them itself, the program needs none or the package has
+// none. container says that this may be another system than the kernel's.
+func kernelBTF(pulled *registry.Pulled, object *manifest.Object, container bool) ([]byte, error) {
+	if pulled.BTF == nil || runtime.GOOS != "linux" || ecli.KernelHasBTF() {
+		return nil, nil
+	}
+	needs, err := object.Needs()
+	if err != nil || !needs.Features.BTF {
+		return nil, err
+	}
+	kernel, err := ecli.RunningKernel(container)
+	if err != nil {
+		return nil, err
+	}
+	types, err := manifest.FindBTF(bytes.NewReader(pulled.BTF), kernel)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", pulled.Reference, err)
+	}
+	return types, nil
 }
 
 // verifiedPackage decodes a pulled package and holds its config against what

@@ -296,7 +296,7 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 		return explain(err)
 	}
 	g.parts = append(g.parts, own)
-	types, err := kernelTypes()
+	types, err := kernelTypes(g.o)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (h *hookTest) edition(t *testing.T, n int64) (*plan, *ebpf.CollectionSpec) 
 func (h *hookTest) join(t *testing.T, dir string, n int64, out io.Writer, enter func() error) (*member, *generation) {
 	t.Helper()
 	p, spec := h.edition(t, n)
-	m := &member{done: make(chan error, 1)}
+	m := &member{done: make(chan error, 1), gone: make(chan struct{})}
 	o := h.options
 	o.Stdout, o.Stderr, o.Now, o.JSON = out, &m.stderr, time.Now, true
 	o.Handover, o.Revision = dir, uint64(n)
@@ -138,9 +138,13 @@ func (h *hookTest) join(t *testing.T, dir string, n int64, out io.Writer, enter 
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	t.Cleanup(cancel)
 	m.cancel = cancel
+	t.Cleanup(func() {
+		cancel()
+		<-m.gone
+	})
 	go func() {
+		defer close(m.gone)
 		runtime.LockOSThread() // not given back
 		if err := enter(); err != nil {
 			m.done <- err

@@ -58,7 +58,7 @@ func explainFentry(p *plannedProgram, err error) error {
 			return manifest.WithKind(manifest.KindPrecondition, err, advice)
 		}
 		return err
-	case errors.Is(err, errnoNotSupported) || errors.Is(err, ebpf.ErrNotSupported) && kernelHasBTF():
+	case errors.Is(err, errnoNotSupported) || errors.Is(err, ebpf.ErrNotSupported) && KernelHasBTF():
 		if found, lookErr := findFunctions(p.target); lookErr == nil && len(found) == 0 {
 			return errNoFunction(p.target)
 		} else if lookErr == nil && found[0] != "" {

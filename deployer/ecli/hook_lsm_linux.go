@@ -93,7 +93,7 @@ func explainLSM(p *plannedProgram, err error) error {
 			return manifest.WithKind(manifest.KindPrecondition, err, advice)
 		}
 		return err
-	case errors.Is(err, ebpf.ErrNotSupported) && kernelHasBTF():
+	case errors.Is(err, ebpf.ErrNotSupported) && KernelHasBTF():
 		if found, lookErr := findFunctions("bpf_lsm_" + p.target); lookErr == nil && len(found) == 0 {
 			return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("this kernel has no LSM hook %s", p.target),
 				fmt.Sprintf("%s lists the hooks, each with bpf_lsm_ in front.", kallsymsFile))

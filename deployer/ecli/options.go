@@ -29,6 +29,13 @@ type Options struct {
 	// interface and that Attach does not name. Without either it is the one that
 	// the package names; XDP and tc take lo where it names none.
 	Interface string
+	// KernelBTF is raw BTF of the running kernel, for where the kernel shows none
+	// and BTF_FILE_PATH names none.
+	KernelBTF []byte
+	// OptionalBTF passes by a file that BTF_FILE_PATH names and that is not there,
+	// where the kernel shows its types: each Pod of a release has the variable, and
+	// the file is only where it is needed.
+	OptionalBTF bool
 	// ReadySocket is the path of the unix socket that is there from when every
 	// program is attached until they are detached. Empty is none.
 	ReadySocket string

@@ -141,7 +141,7 @@ func prepare(p *plan, o *Options) (err error) {
 // load brings the programs into the kernel, with maps in place of those of the same
 // names, and opens the readers: no event is to find a buffer that nobody reads.
 func (in *instance) load(p *plan, spec *ebpf.CollectionSpec, o *Options, maps map[string]*ebpf.Map) (err error) {
-	in.coll, err = load(p, spec, maps)
+	in.coll, err = load(p, spec, o, maps)
 	closeTargets(p)
 	if err != nil {
 		return err
@@ -268,30 +268,10 @@ func (in *instance) close() error {
 	return err
 }
 
-// btfFileEnv names a file with the kernel's BTF; it goes before the kernel's
-// own.
-const btfFileEnv = "BTF_FILE_PATH"
-
-// kernelTypes returns the types of the kernel that the user names; nil are those of
-// the running one.
-func kernelTypes() (*btf.Spec, error) {
-	path := os.Getenv(btfFileEnv)
-	if path == "" {
-		return nil, nil //nolint:nilnil // The library has its own way to the kernel's.
-	}
-	types, err := btf.LoadSpec(path)
-	if err != nil {
-		return nil, manifest.WithKind(manifest.KindPrecondition,
-			fmt.Errorf("read the kernel's BTF from %s: %w", path, err),
-			fmt.Sprintf("%s names a file with raw BTF, or an ELF file that has a section .BTF.", btfFileEnv))
-	}
-	return types, nil
-}
-
 // load loads the programs, with maps in place of those of the same names.
-func load(p *plan, spec *ebpf.CollectionSpec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+func load(p *plan, spec *ebpf.CollectionSpec, o *Options, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	opts := ebpf.CollectionOptions{MapReplacements: maps}
-	types, err := kernelTypes()
+	types, err := kernelTypes(o)
 	if err != nil {
 		return nil, err
 	}
@@ -364,9 +344,8 @@ func explain(err error) error {
 	switch {
 	case manifest.AdviceOf(err) != "":
 		return err
-	case errors.Is(err, btf.ErrNotSupported) && !kernelHasBTF():
-		return manifest.WithKind(manifest.KindPrecondition, err, fmt.Sprintf(
-			"This kernel does not show its types: it needs CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux), or %s names a file with them.", btfFileEnv))
+	case errors.Is(err, btf.ErrNotSupported) && !KernelHasBTF() && os.Getenv(btfFileEnv) == "":
+		return manifest.WithKind(manifest.KindPrecondition, err, noBTFAdvice)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return manifest.WithKind(manifest.KindPrecondition, err, "")
 	case errors.As(err, &verifier) && needsPerfmon(verifier.Log):
@@ -390,11 +369,6 @@ func needsPerfmon(log []string) bool {
 	return slices.ContainsFunc(log, func(line string) bool {
 		return strings.Contains(line, "prohibited for !root") || strings.Contains(line, "leaks addr") || strings.Contains(line, "pointer comparison prohibited")
 	})
-}
-
-func kernelHasBTF() bool {
-	_, err := os.Stat("/sys/kernel/btf/vmlinux")
-	return err == nil || os.Getenv(btfFileEnv) != ""
 }
 
 func kernelRelease() string {

@@ -35,6 +35,9 @@ const (
 	bootTimeout = 20 * time.Minute
 )
 
+// hookOptions make a machine for the tests of the hooks.
+var hookOptions = vm.Options{Modules: vm.DefaultModules, Programs: vm.DefaultPrograms}
+
 // TestRunner runs the tests of the runner on each kernel, and compares what they
 // say of the hooks with the documentation. Each test there is a test here:
 // TestRunner/KERNEL/TEST. Handovers are tested with one processor, too.
@@ -52,11 +55,12 @@ func TestRunner(t *testing.T) {
 	for _, series := range vm.Series {
 		c := newColumn("Linux " + series)
 		columns = append(columns, c)
-		t.Run(series, func(t *testing.T) { runOn(t, series, suite, vm.Options{}, c) })
+		t.Run(series, func(t *testing.T) { runOn(t, series, suite, hookOptions, c) })
 	}
 	// There, the kernel's ways to wait for other processors have nothing to wait for.
 	t.Run("one processor", func(t *testing.T) {
-		alone := vm.Options{CPUs: 1, Args: []string{"-test.run=^(TestHandover|TestTPBTF|TestKprobe|TestXDPFrags)$"}}
+		alone := hookOptions
+		alone.CPUs, alone.Args = 1, []string{"-test.run=^(TestHandover|TestTPBTF|TestKprobe|TestXDPFrags)$"}
 		runOn(t, vm.Series[len(vm.Series)-1], suite, alone, newColumn(""))
 	})
 	if t.Failed() {
@@ -87,7 +91,6 @@ func runOn(t *testing.T, series string, suite *vm.Suite, o vm.Options, c *column
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 	defer cancel()
-	o.Modules, o.Programs = vm.DefaultModules, vm.DefaultPrograms
 	output := map[string]string{}
 	tests := 0
 	err = vm.Run(ctx, k, suite, o, func(e vm.Event) {
