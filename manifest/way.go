@@ -95,6 +95,8 @@ func (o *Object) Moves() map[string]Move {
 		case m.Way == Naive:
 		case p.Type == ebpf.SchedCLS, p.Type == ebpf.SchedACT:
 			m.Since = "6.6" // tcx; a filter of netlink is bound to no descriptor
+		case p.Type == ebpf.StructOps:
+			m.Since = "6.4" // registered by links
 		default:
 			m.Since = "5.15"
 		}

@@ -63,7 +63,7 @@ func TestMoves(t *testing.T) {
 		}, true, false},
 		{"an iterator", map[string]*ebpf.ProgramSpec{"i": iter}, nil, false, false},
 		// The new one would wait for the end of the old one, and that for the new one.
-		{"one that cannot run beside its successor", map[string]*ebpf.ProgramSpec{"x": {Type: ebpf.XDP}, "ops": {Type: ebpf.StructOps}}, nil, false, true},
+		{"one that cannot run beside its successor", map[string]*ebpf.ProgramSpec{"x": {Type: ebpf.XDP}, "f": {Type: ebpf.Extension}}, nil, false, true},
 	} {
 		o := &Object{Spec: &ebpf.CollectionSpec{Programs: tt.programs}}
 		if o.HandsOver() != tt.handsOver || (o.Exclusive() != "") != tt.exclusive {

@@ -15,7 +15,9 @@ import (
 func TestHookNames(t *testing.T) {
 	seen := map[string]bool{}
 	for _, h := range hooks {
-		t.Attr("hooks", strings.Join(h.sections, " "))
+		if h.attach != nil {
+			t.Attr("hooks", strings.Join(h.sections, " "))
+		}
 		for _, name := range h.sections {
 			if seen[name] {
 				t.Errorf("two hooks have the section %s", name)
@@ -39,6 +41,9 @@ func TestSleepableAndFragments(t *testing.T) {
 		{section: "tracepoint/syscalls/sys_enter_getpgid", typ: ebpf.TracePoint, trigger: getpgid},
 		{section: "uprobe.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: maxPriority},
 		{section: "uretprobe.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: maxPriority},
+		{section: "uretprobe.multi.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: maxPriority},
+		{section: "raw_tp/task_rename", typ: ebpf.RawTracepoint, trigger: rename},
+		{section: "raw_tracepoint/task_rename", typ: ebpf.RawTracepoint, trigger: rename},
 		{section: "xdp", typ: ebpf.XDP, attach: ebpf.AttachXDP, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
 		{section: "xdp.frags", typ: ebpf.XDP, attach: ebpf.AttachXDP, flags: unix.BPF_F_XDP_HAS_FRAGS, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
 	} {
