@@ -212,7 +212,7 @@ func rename() error {
 }
 
 func TestTPBTF(t *testing.T) {
-	h := hookTest{section: "tp_btf/task_rename", typ: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, to: "task_rename", trigger: rename}
+	h := hookTest{section: "tp_btf/task_rename", typ: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, to: "task_rename", trigger: rename, continuous: true}
 	if target := h.fires(t); target != "task_rename" {
 		t.Errorf("attached to %s", target)
 	}

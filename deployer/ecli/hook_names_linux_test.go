@@ -42,8 +42,8 @@ func TestSleepableAndFragments(t *testing.T) {
 		{section: "uprobe.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: maxPriority},
 		{section: "uretprobe.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: maxPriority},
 		{section: "uretprobe.multi.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: maxPriority},
-		{section: "raw_tp/task_rename", typ: ebpf.RawTracepoint, trigger: rename},
-		{section: "raw_tracepoint/task_rename", typ: ebpf.RawTracepoint, trigger: rename},
+		{section: "raw_tp/task_rename", typ: ebpf.RawTracepoint, trigger: rename, continuous: true},
+		{section: "raw_tracepoint/task_rename", typ: ebpf.RawTracepoint, trigger: rename, continuous: true},
 		{section: "xdp", typ: ebpf.XDP, attach: ebpf.AttachXDP, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
 		{section: "xdp.frags", typ: ebpf.XDP, attach: ebpf.AttachXDP, flags: unix.BPF_F_XDP_HAS_FRAGS, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
 	} {
