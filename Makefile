@@ -83,7 +83,7 @@ test: deps build ## every test, those on the real cluster and on other kernels i
 e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./e2e/handover ./builder/image
 
-# With UPDATE=1 it also writes the table of docs/hooks.md.
+# With UPDATE=1 it also writes the tables of docs/hooks.md and docs/handover-hooks.md.
 kernels: deps ## the tests of the runner and the examples on Debian's kernels 6.1 and 6.12, in QEMU
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
 

@@ -108,6 +108,9 @@ type Part struct {
 	// Links is how many files hold the dispatcher in its place. The file of its
 	// slots stands before them.
 	Links int `json:"links"`
+	// Swapped is true of a struct of programs (struct_ops). Its one link is that of
+	// the struct itself, whose map stands before it: there is no dispatcher.
+	Swapped bool `json:"swapped,omitempty"`
 	// Target is what the dispatcher is attached to, for people.
 	Target string `json:"target,omitempty"`
 }
@@ -252,6 +255,9 @@ func partFiles(parts []Part) (int, error) {
 	for _, p := range parts {
 		if p.Links < 0 || p.Links > maxFiles || len(p.Key) > maxName || len(p.Target) > maxTarget {
 			return 0, fmt.Errorf("program %.40q: %d links, a key of %d bytes", p.Name, p.Links, len(p.Key))
+		}
+		if p.Swapped && p.Links != 1 {
+			return 0, fmt.Errorf("struct %.40q: %d links where it has one", p.Name, p.Links)
 		}
 		n += 1 + p.Links
 		names = append(names, p.Name)
