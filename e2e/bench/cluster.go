@@ -2,26 +2,14 @@
 
 //go:build linux
 
-// Command bench prints the figures that the documentation quotes, measured on
-// the machine's test cluster: how long a deploy, an upgrade and a rollback take
-// until every node has attached every program, and how long kubectl takes for
-// the same DaemonSet in the same run; and the sizes of the images.
 package main
 
 import (
 	"bytes"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"slices"
-	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -29,51 +17,26 @@ import (
 	"github.com/ebpm/ebpm/e2e/cluster"
 )
 
-func main() {
-	runs := flag.Int("runs", 3, "how often each is measured; the median counts")
-	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *runs, os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
-
-type bench struct {
-	root, work string
-	env        []string
-	out, log   io.Writer
-}
-
-func run(ctx context.Context, runs int, out, log io.Writer) (err error) {
-	b := &bench{out: out, log: log}
-	if b.root, err = os.Getwd(); err != nil {
-		return err
-	}
-	c, err := cluster.Up(ctx, log)
+// benchCluster measures on the test cluster.
+func (b *bench) benchCluster(ctx context.Context) error {
+	c, err := cluster.Up(ctx, b.log)
 	if err != nil {
 		return err
 	}
 	programs := filepath.Join(b.root, "bin", "image")
-	if err := cluster.PushImages(ctx, c, programs, log); err != nil {
+	if err := cluster.PushImages(ctx, c, programs, b.log); err != nil {
 		return err
 	}
 	env, err := c.Env(filepath.Join(b.root, "bin"))
 	if err != nil {
 		return err
 	}
-	b.env = append(os.Environ(), env...)
-	if b.work, err = os.MkdirTemp("", "ebpm-bench-"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(b.work)) }()
+	b.env = append(b.env, env...)
 	if err := b.packages(ctx); err != nil {
 		return err
 	}
-	times := map[string][]time.Duration{}
-	for i := range runs + 1 {
+	times := map[string][]float64{}
+	for i := range b.runs + 1 {
 		measured := map[string]time.Duration{}
 		if err := b.ebpm(ctx, measured); err != nil {
 			return err
@@ -85,21 +48,10 @@ func run(ctx context.Context, runs int, out, log io.Writer) (err error) {
 			continue // pulls the images and fills the nodes' caches
 		}
 		for name, d := range measured {
-			times[name] = append(times[name], d)
+			times[name] = append(times[name], d.Seconds())
 		}
 	}
 	return b.report(ctx, times, programs)
-}
-
-func (b *bench) command(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, "env", append([]string{name}, args...)...)
-	cmd.Dir, cmd.Env = b.root, b.env
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.String())
-	}
-	return stdout.String(), nil
 }
 
 // timed runs a command and notes how long it took.
@@ -192,18 +144,12 @@ func (b *bench) bare(ctx context.Context, measured map[string]time.Duration) err
 	return err
 }
 
-func median(d []time.Duration) time.Duration {
-	d = slices.Clone(d)
-	slices.Sort(d)
-	return d[len(d)/2]
-}
-
-func (b *bench) report(ctx context.Context, times map[string][]time.Duration, programs string) error {
+func (b *bench) report(ctx context.Context, times map[string][]float64, programs string) error {
 	w := tabwriter.NewWriter(b.out, 0, 8, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "until attached on both nodes\tebpm\tkubectl\tratio\t")
 	for _, what := range []string{"deploy", "upgrade", "rollback"} {
 		ours, theirs := median(times["ebpm "+what]), median(times["kubectl "+what])
-		fmt.Fprintf(w, "%s\t%.1f s\t%.1f s\t%.2f\t\n", what, ours.Seconds(), theirs.Seconds(), ours.Seconds()/theirs.Seconds())
+		fmt.Fprintf(w, "%s\t%.1f s\t%.1f s\t%.2f\t\n", what, ours, theirs, ours/theirs)
 	}
 	images, err := image.Build(ctx, image.Options{Binaries: programs, Log: b.log})
 	if err != nil {
