@@ -70,12 +70,17 @@ $(GOLANGCI):
 	mv $(@D)/build-$(GOLANGCI_VERSION)/golangci-lint $@
 	rmdir $(@D)/build-$(GOLANGCI_VERSION)
 
-test: deps build ## every test, those on the real cluster included
+test: deps build ## every test, those on the real cluster and on other kernels included
 	go run ./e2e/report -skips e2e/skips.txt -- -race -timeout 20m ./...
+	$(MAKE) kernels
 	$(MAKE) e2e
 
 e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./builder/image
+
+# With UPDATE=1 it also writes the table of docs/hooks.md.
+kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QEMU
+	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
 
 bench: deps build image-programs ## print the figures that the documentation quotes
 	go run ./e2e/bench
@@ -94,4 +99,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e bench deps clean help
+.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels bench deps clean help

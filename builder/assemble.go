@@ -32,6 +32,8 @@ type Compiled struct {
 	Package []byte
 	// Facts say how it was compiled; the digest of the source is filled in.
 	Facts manifest.BuildFacts
+	// BTF is btf.tar.gz, or nil.
+	BTF []byte
 }
 
 // Assemble makes the artifact of a package. It is the one way to it, for a build
@@ -74,6 +76,7 @@ func Assemble(p Parts) (*registry.Artifact, error) {
 			Package:  made.Package,
 			Source:   p.Source,
 			Readme:   readmeOf(files),
+			BTF:      made.BTF,
 		})
 	}
 	return registry.Pack(children, registry.PackOptions{Created: p.Created})

@@ -83,6 +83,9 @@ type Toolchain struct {
 	Clang, LLVMStrip string
 	// Vmlinux is a vmlinux.h; empty is the one inside ebpm.
 	Vmlinux string
+	// BTFHub is the folder of a btfhub archive. The package gets what it needs of
+	// the types of the kernels in it; empty is none.
+	BTFHub string
 }
 
 // Local builds on this machine and returns the package, which the caller stores.
@@ -150,7 +153,7 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (source []b
 			o.tell(Event{Step: StepCompile, Detail: platform.String()})
 		}
 		out := filepath.Join(tmp, platform.Architecture+".out")
-		one, err := compileFor(ctx, platform, s, in, out, o.Diagnostics, t)
+		one, err := compileFor(ctx, platform, s, in, out, o, t)
 		if err != nil {
 			if len(platforms) > 1 {
 				err = fmt.Errorf("build for %s: %w", platform, err)
@@ -165,18 +168,19 @@ func compile(ctx context.Context, s *Source, o Options, t Toolchain) (source []b
 
 // compileFor compiles the source that was unpacked into in for one platform; out
 // is a folder that it makes.
-func compileFor(ctx context.Context, platform manifest.Platform, s *Source, in, out string, w io.Writer, t Toolchain) (Compiled, error) {
+func compileFor(ctx context.Context, platform manifest.Platform, s *Source, in, out string, o Options, t Toolchain) (Compiled, error) {
 	none := Compiled{}
 	if err := os.Mkdir(out, 0o700); err != nil {
 		return none, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 	}
-	d := newDiagnostics(w, in, s)
+	d := newDiagnostics(o.Diagnostics, in, s)
 	options := ecc.Options{
 		Source:      filepath.Join(in, filepath.FromSlash(s.File)),
 		Output:      out,
 		Clang:       t.Clang,
 		LLVMStrip:   t.LLVMStrip,
 		Vmlinux:     t.Vmlinux,
+		BTFHub:      t.BTFHub,
 		Arch:        platform.Architecture,
 		Diagnostics: d,
 	}
@@ -195,5 +199,11 @@ func compileFor(ctx context.Context, platform manifest.Platform, s *Source, in, 
 	if err != nil {
 		return none, fmt.Errorf("build %s: %w", s.Spec.Name, err)
 	}
-	return Compiled{Platform: platform, Package: pkg, Facts: result.Build}, nil
+	made := Compiled{Platform: platform, Package: pkg, Facts: result.Build}
+	if t.BTFHub != "" {
+		if made.BTF, err = manifest.PackBTF(result.BTF, o.Created); err != nil {
+			return none, fmt.Errorf("build %s: %w", s.Spec.Name, err)
+		}
+	}
+	return made, nil
 }

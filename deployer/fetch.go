@@ -39,6 +39,7 @@ func FetchPackage(ctx context.Context, r Registry, ref manifest.Reference) (*Pac
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", index.Reference, err)
 		}
+		platform.BTFSize = len(pulled.BTF)
 		p.Platforms = append(p.Platforms, platform)
 	}
 	if len(p.Platforms) == 0 {

@@ -304,6 +304,28 @@ func TestLogPrinter(t *testing.T) {
 	golden(t, "logs.txt", out.Bytes())
 }
 
+func TestLogPrinterOfStacks(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var out bytes.Buffer
+	p := NewLogPrinter(&out, time.UTC)
+	for i, event := range []string{
+		`{"comm":"a\u001b[2J","cpu_id":1,"kernel":[{"address":"0xffffffff81000010","offset":16,"symbol":"do_work"},{"address":"0xffffffffc0000000","module":"nf_tables","offset":0,"symbol":"hook"}],"pid":7,` +
+			`"user":[{"address":"0x55d5c0402004","buildId":"c0ffee","fileOffset":8196,"module":"/bin/x","offset":4,"symbol":"ma\u202ein"},{"address":"0x10"}]}`,
+		`{"comm":"idle","cpu_id":0,"kernel":[{"address":"0x10"}],"pid":0,"user":[],"weight":3}`,
+		`{"comm":"sh","cpu_id":0,"kernel":[],"pid":1,"user":[{"address":"0x10","offset":0,"symbol":""}]}`,
+		// These only look like stacks.
+		`{"comm":"sh","cpu_id":0,"kernel":[],"pid":1,"user":[]}`,
+		`{"comm":"sh","cpu_id":0,"kernel":6,"pid":1,"user":[]}`,
+		`{"comm":"sh","cpu_id":0,"kernel":[{"address":"main"}],"pid":1,"user":[]}`,
+		`{"kernel":[{"address":"0x1"}],"user":[]}`,
+	} {
+		if err := p.Print(LogEntry{Node: "node1", Time: at.Add(time.Duration(i) * time.Second), Event: json.RawMessage(event)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	golden(t, "stacks.txt", out.Bytes())
+}
+
 func TestJSONLogPrinterKeepsTheEvent(t *testing.T) {
 	var out bytes.Buffer
 	event := `{"comm":"<a>&` + "\u2028" + `","n":1.0}`

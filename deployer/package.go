@@ -31,6 +31,8 @@ type PlatformPackage struct {
 	Columns []string
 	// ObjectSize and PackageSize are in bytes, that of package.json as stored.
 	ObjectSize, PackageSize int
+	// BTFSize is that of btf.tar.gz in bytes, 0 where there is none.
+	BTFSize int
 }
 
 // NewPlatformPackage verifies one child of a package: its config must say of
@@ -83,6 +85,12 @@ func (p *Package) architectures() []string {
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// hasBTF reports whether the package has the types of kernels that do not show
+// them.
+func (p *Package) hasBTF() bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.BTFSize > 0 })
 }
 
 // exclusive returns a program that cannot run beside its successor, or "".

@@ -69,6 +69,15 @@ func TestPlanYAML(t *testing.T) {
 				Interface: "$(HOSTNAME)", Args: []string{"--comm", "$(PATH)", "a$$b", "$"},
 			}
 		}, []Node{testNode("node1")}},
+		{"btf-archive", func(t *testing.T) DeployOptions {
+			o := DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0"), Targets: &Targets{All: true}}
+			o.Package.Platforms[0].BTFSize = 1 << 20
+			return o
+		}, []Node{testNode("node1")}},
+		// Stacks with symbols take rights, and memory for the symbols.
+		{"profile-all", func(t *testing.T) DeployOptions {
+			return DeployOptions{Name: "profile", Package: testPackage(t, "profile", "profile", "1.0.0"), Targets: &Targets{All: true}}
+		}, []Node{testNode("node1")}},
 		{"two-architectures", func(t *testing.T) DeployOptions {
 			return DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}}
 		}, []Node{testNode("node1"), withArch(testNode("node2"), "arm64"), withArch(testNode("node3"), "riscv64")}},
@@ -331,7 +340,12 @@ func TestStrategyKeepsExclusive(t *testing.T) {
 // table.
 func TestPodRights(t *testing.T) {
 	allowed := map[corev1.Capability]bool{"BPF": true, "PERFMON": true, "NET_ADMIN": true, "SYS_ADMIN": true}
-	for _, file := range []string{"event-one", "run-xdp", "run-uprobe"} {
+	ofStacks := map[corev1.Capability]bool{"BPF": true, "PERFMON": true, "SYSLOG": true, "SYS_PTRACE": true}
+	for _, file := range []string{"event-one", "run-xdp", "run-uprobe", "profile"} {
+		allowed := allowed
+		if file == "profile" {
+			allowed = ofStacks
+		}
 		for _, kernel := range []string{"6.1.0", "6.12.0"} {
 			p := mustPlan(t, DeployOptions{Package: testPackage(t, file, "x", "1.0.0"), Targets: &Targets{All: true}}, []Node{withKernel(testNode("n"), kernel)}, nil)
 			spec := p.DaemonSet.Spec.Template.Spec
@@ -353,7 +367,7 @@ func TestPodRights(t *testing.T) {
 					}
 				}
 			}
-			if *spec.AutomountServiceAccountToken || spec.HostPID || spec.HostIPC {
+			if *spec.AutomountServiceAccountToken || spec.HostPID != (file == "profile") || spec.HostIPC {
 				t.Errorf("%s: %+v", file, spec)
 			}
 		}

@@ -34,6 +34,9 @@ const (
 	memoryReady = 16 << 20
 	// memoryPull is what ebpm pull takes beside the package: 32 MiB were seen.
 	memoryPull = 64 << 20
+	// memorySymbols is what the names of functions take, where stacks have them:
+	// the runner bounds what it keeps, and the heap of a Go program has twice that.
+	memorySymbols = 96 << 20
 	// memoryStep is what the sum is rounded up to, so that a plan does not
 	// change with every byte of an object.
 	memoryStep = 16 << 20
@@ -56,7 +59,7 @@ func (in podInput) rights() (manifest.Rights, error) {
 	capabilities, mounts := map[string]bool{}, map[manifest.Mount]bool{}
 	var rights manifest.Rights
 	for _, p := range in.pkg.Platforms {
-		needs, err := p.Object.NeedsOn(oldestKernel(in.nodes))
+		needs, err := p.Object.NeedsOf(p.Meta, oldestKernel(in.nodes))
 		if err != nil {
 			return manifest.Rights{}, fmt.Errorf("package for %s: %w", p.Platform, err)
 		}
@@ -101,18 +104,26 @@ func (in podInput) memory() (pull, run uint64) {
 	for _, n := range in.nodes {
 		cpus = max(cpus, n.CPUs)
 	}
-	var maps, object, packageJSON uint64
+	var maps, object, packageJSON, btf, symbols uint64
 	for _, p := range in.pkg.Platforms {
 		maps = max(maps, p.Object.MemoryBytes(cpus))
 		object = max(object, uint64(p.ObjectSize))
 		packageJSON = max(packageJSON, uint64(p.PackageSize))
+		if p.BTFSize > 0 {
+			// The types of one kernel are read out of it.
+			btf = max(btf, 2*uint64(p.BTFSize)+manifest.MaxBTFSize)
+		}
+		// What it does not know is refused where rights are derived.
+		if ok, err := p.Meta.StackSymbols(); ok && err == nil {
+			symbols = memorySymbols
+		}
 	}
 	round := func(n uint64) uint64 { return (n + memoryStep - 1) / memoryStep * memoryStep }
 	if maps > math.MaxInt64/2 {
 		return 0, math.MaxUint64
 	}
 	// Each is held decoded and encoded while it is read.
-	return round(memoryPull + 8*packageJSON), round(memoryBase + memoryReady + 8*object + maps)
+	return round(memoryPull + 8*packageJSON + btf), round(memoryBase + memoryReady + symbols + 8*object + maps)
 }
 
 func quantity(bytes uint64) resource.Quantity {
@@ -198,8 +209,15 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		StartupProbe:   readyProbe(1, 3600),
 		ReadinessProbe: readyProbe(10, 3),
 	}
+	packageLimit := int64(manifest.MaxPackageSize + manifest.MaxPackageSize/2)
+	if in.pkg.hasBTF() {
+		// The init container writes the file where the kernel does not show its
+		// types; elsewhere the runner takes the kernel's own.
+		run.Env = append(run.Env, corev1.EnvVar{Name: "BTF_FILE_PATH", Value: pathPackage + "/" + manifest.KernelBTFFile})
+		packageLimit += manifest.MaxBTFSize
+	}
 	volumes := []corev1.Volume{
-		emptyDir("package", manifest.MaxPackageSize+manifest.MaxPackageSize/2),
+		emptyDir("package", packageLimit),
 		emptyDir("run", 1<<20),
 		hostPath("store", pathStore, corev1.HostPathDirectoryOrCreate),
 		{Name: "node", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{

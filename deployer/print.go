@@ -19,7 +19,8 @@ import (
 // LogPrinter prints log entries as a table: a header with NODE, TIME and the
 // columns of the package, then rows. What an event lacks is a dash, and what is
 // no event is its text. The header is printed anew only where events have a
-// column that it lacks, as after an upgrade that is followed.
+// column that it lacks, as after an upgrade that is followed. Stacks are blocks of
+// lines, of which the first stands behind node and time, and end with an empty one.
 type LogPrinter struct {
 	w       io.Writer
 	zone    *time.Location
@@ -46,6 +47,15 @@ func (p *LogPrinter) Print(e LogEntry) error {
 	if e.Event == nil {
 		row.cell(p.offsets[2], manifest.TerminalText(e.Notice, false))
 		return row.print(p.w)
+	}
+	if stack, ok := decodeStack(e.Event); ok {
+		lines := stack.lines()
+		row.cell(p.offsets[2], lines[0])
+		if err := row.print(p.w); err != nil {
+			return err
+		}
+		_, err := io.WriteString(p.w, strings.Join(lines[1:], "\n")+"\n\n")
+		return err
 	}
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(e.Event, &fields); err != nil {

@@ -5,6 +5,7 @@ package manifest
 import (
 	"bytes"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -13,13 +14,20 @@ import (
 
 // LoadSpec reads an object for cilium/ebpf. It takes what that library refuses
 // and libbpf takes: maps that are declared weak, as those of usdt.bpf.h are.
-// Nothing is loaded into the kernel.
+// Nothing is loaded into the kernel. The error of an object with the section
+// .struct_ops, which asks for more than a link can do, is of [KindPrecondition].
 func LoadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 	object, err := strengthenMaps(object)
 	if err != nil {
 		return nil, err
 	}
-	return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	spec, err := ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+	if errors.Is(err, ebpf.ErrNotSupported) && strings.Contains(err.Error(), `section ".struct_ops"`) {
+		return nil, WithKind(KindPrecondition,
+			errors.New(`a struct in SEC(".struct_ops") stays registered when whoever registered it is killed, and is not run`),
+			`Write SEC(".struct_ops.link"), which Linux has since 6.4.`)
+	}
+	return spec, err
 }
 
 // strengthenMaps returns object with its weak maps made global. An object is

@@ -14,6 +14,8 @@ const (
 	SourceMediaType = "application/vnd.ebpm.source.v1.tar"
 	// ReadmeMediaType is that of the layer README.md.
 	ReadmeMediaType = "text/markdown"
+	// BTFMediaType is that of the layer btf.tar.gz.
+	BTFMediaType = "application/vnd.ebpm.btf.v1.tar+gzip"
 	// SourceArtifactType is the artifactType of a source that waits for its
 	// build; its only layer is the one that the package will hold.
 	SourceArtifactType = "application/vnd.ebpm.source.v1"
@@ -24,6 +26,10 @@ const (
 	PackageFile = "package.json"
 	SourceFile  = "source.tar"
 	ReadmeFile  = "README.md"
+	// BTFFile has the types of kernels that do not show them.
+	BTFFile = "btf.tar.gz"
+	// KernelBTFFile is the one of them that this kernel has.
+	KernelBTFFile = "kernel.btf"
 )
 
 // Bounds of what is read from a registry, in bytes.
@@ -34,4 +40,8 @@ const (
 	MaxSourceSize = 64 << 20
 	// MaxReadmeSize bounds README.md.
 	MaxReadmeSize = 1 << 20
+	// MaxBTFArchiveSize bounds btf.tar.gz.
+	MaxBTFArchiveSize = 64 << 20
+	// MaxBTFSize bounds the types of one kernel. Whole ones have 4 to 10 MiB.
+	MaxBTFSize = 32 << 20
 )

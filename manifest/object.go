@@ -170,9 +170,10 @@ func relocates(p *ebpf.ProgramSpec) bool {
 
 // Columns returns the fields of the events that m exports from o, in their
 // order: the columns that the runner prints. Members of an anonymous struct or
-// union stand in its place. It is nil when nothing is exported.
+// union stand in its place. It is nil when nothing is exported, and for stacks,
+// which have no columns.
 func (o *Object) Columns(m *Meta) []string {
-	if len(m.ExportTypes) == 0 {
+	if len(m.ExportTypes) == 0 || m.stacks() {
 		return nil
 	}
 	export := m.ExportTypes[0]

@@ -23,6 +23,12 @@ const (
 	HookTPBTF         Hook = "tp_btf"
 	HookPerfEvent     Hook = "perf_event"
 	HookIter          Hook = "iter"
+	HookKprobe        Hook = "kprobe"
+	HookKprobeMulti   Hook = "kprobe.multi"
+	HookKsyscall      Hook = "ksyscall"
+	HookFentry        Hook = "fentry"
+	HookLSM           Hook = "lsm"
+	HookLSMCgroup     Hook = "lsm_cgroup"
 	HookUprobe        Hook = "uprobe"
 	HookXDP           Hook = "xdp"
 	HookTC            Hook = "tc"
@@ -30,6 +36,13 @@ const (
 	HookSockOps       Hook = "sockops"
 	HookSocket        Hook = "socket"
 	HookSKLookup      Hook = "sk_lookup"
+	HookSKMsg         Hook = "sk_msg"
+	HookSKSKB         Hook = "sk_skb"
+	HookFlowDissector Hook = "flow_dissector"
+	HookNetfilter     Hook = "netfilter"
+	HookNetkit        Hook = "netkit"
+	HookStructOps     Hook = "struct_ops"
+	HookFreplace      Hook = "freplace"
 )
 
 // Needs is what an object asks of the kernel and of whoever starts it.
@@ -80,6 +93,20 @@ func (r Rights) Equal(s Rights) bool {
 	return slices.Equal(r.Capabilities, s.Capabilities) && r.HostNetwork == s.HostNetwork && r.HostPID == s.HostPID && slices.Equal(r.Mounts, s.Mounts)
 }
 
+// with returns what r and s allow together.
+func (r Rights) with(s Rights) Rights {
+	capabilities := slices.Concat(r.Capabilities, s.Capabilities)
+	slices.Sort(capabilities)
+	mounts := slices.Concat(r.Mounts, s.Mounts)
+	slices.SortFunc(mounts, func(a, b Mount) int { return strings.Compare(a.HostPath, b.HostPath) })
+	return Rights{
+		Capabilities: slices.Compact(capabilities),
+		HostNetwork:  r.HostNetwork || s.HostNetwork,
+		HostPID:      r.HostPID || s.HostPID,
+		Mounts:       slices.Compact(mounts),
+	}
+}
+
 // String returns r in one line, for plans and errors.
 func (r Rights) String() string {
 	words := []string{strings.Join(r.Capabilities, "+")}
@@ -103,6 +130,9 @@ var (
 	mountTracefs = Mount{HostPath: "/sys/kernel/tracing", MountPath: "/sys/kernel/tracing"}
 	// A uprobe names a file of the node.
 	mountHostRoot = Mount{HostPath: "/", MountPath: HostRoot}
+	// Before Linux 6.8 only a file of securityfs tells which security modules are
+	// active.
+	mountSecurityfs = Mount{HostPath: "/sys/kernel/security", MountPath: "/sys/kernel/security"}
 	// The root cgroup is a folder. Attaching to it writes nothing there.
 	mountCgroup = Mount{HostPath: "/sys/fs/cgroup", MountPath: "/sys/fs/cgroup"}
 )
@@ -126,6 +156,15 @@ var hookRights = map[Hook]struct {
 	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookPerfEvent:     {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookIter:          {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, HostPID: true}},
+	// A kprobe is a perf event, which the kernel gives to PERFMON whatever
+	// perf_event_paranoid says (seen on Debian's 6.1 and 6.12, where it is 3).
+	HookKprobe:   {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookKsyscall: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	// The functions that match a pattern are those that a file of tracefs lists.
+	HookKprobeMulti: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountTracefs}}},
+	HookFentry:      {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	HookLSM:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountSecurityfs}}},
+	HookLSMCgroup:   {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, Mounts: []Mount{mountCgroup, mountSecurityfs}}},
 	// Before uprobe.multi (6.6) a uprobe is a perf event of its own kind, which
 	// the kernel gives to SYS_ADMIN only.
 	HookUprobe: {
@@ -154,6 +193,33 @@ var hookRights = map[Hook]struct {
 		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
 		tracing: "PERFMON",
 	},
+	// The sockets in a map are those of the node, and so are their namespaces.
+	HookSKMsg: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookSKSKB: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookFlowDissector: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookNetfilter: {
+		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing: "PERFMON",
+	},
+	HookNetkit: {
+		rights:      Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, HostNetwork: true},
+		tracing:     "PERFMON",
+		onInterface: true,
+	},
+	// Their programs see the kernel's own structs.
+	HookStructOps: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
+	// The kernel takes the rights of every program type for a program that may
+	// become a part of any, and SYS_ADMIN to open another's program.
+	HookFreplace: {rights: Rights{Capabilities: []string{"BPF", "NET_ADMIN", "PERFMON", "SYS_ADMIN"}}},
 	// The kernel counts what acts on cgroups, be it on their devices, as networking.
 	HookCgroup: {
 		rights:  Rights{Capabilities: []string{"BPF", "NET_ADMIN"}, Mounts: []Mount{mountCgroup}},
@@ -181,11 +247,20 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 	case ebpf.RawTracepoint, ebpf.RawTracepointWritable:
 		return HookRawTracepoint, nil
 	case ebpf.Tracing:
-		if p.AttachType == ebpf.AttachTraceRawTp {
+		switch p.AttachType {
+		case ebpf.AttachTraceRawTp:
 			return HookTPBTF, nil
-		}
-		if p.AttachType == ebpf.AttachTraceIter {
+		case ebpf.AttachTraceIter:
 			return HookIter, nil
+		case ebpf.AttachTraceFEntry, ebpf.AttachTraceFExit, ebpf.AttachModifyReturn:
+			return HookFentry, nil
+		}
+	case ebpf.LSM:
+		switch p.AttachType {
+		case ebpf.AttachLSMMac:
+			return HookLSM, nil
+		case ebpf.AttachLSMCgroup:
+			return HookLSMCgroup, nil
 		}
 	case ebpf.PerfEvent:
 		return HookPerfEvent, nil
@@ -198,6 +273,8 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		switch prefix {
 		case "tc", "tcx", "classifier":
 			return HookTC, nil
+		case "netkit":
+			return HookNetkit, nil
 		}
 	case ebpf.CGroupSKB:
 		// The section cgroup/skb says no direction.
@@ -212,16 +289,62 @@ func HookOf(p *ebpf.ProgramSpec) (Hook, error) {
 		return HookSKLookup, nil
 	case ebpf.SockOps:
 		return HookSockOps, nil
+	case ebpf.SkMsg:
+		return HookSKMsg, nil
+	case ebpf.SkSKB:
+		// The section sk_skb says neither parser nor verdict.
+		if p.AttachType != ebpf.AttachNone {
+			return HookSKSKB, nil
+		}
+	case ebpf.FlowDissector:
+		return HookFlowDissector, nil
+	case ebpf.Netfilter:
+		return HookNetfilter, nil
+	case ebpf.StructOps:
+		return HookStructOps, nil
+	case ebpf.Extension:
+		return HookFreplace, nil
 	case ebpf.Kprobe:
 		// uprobes share the kernel's program type with kprobes.
 		switch strings.TrimSuffix(prefix, ".s") {
+		case "kprobe", "kretprobe":
+			return HookKprobe, nil
+		case "kprobe.multi", "kretprobe.multi", "kprobe.session":
+			return HookKprobeMulti, nil
+		case "ksyscall", "kretsyscall":
+			return HookKsyscall, nil
 		case "uprobe", "uretprobe", "uprobe.multi", "uretprobe.multi", "uprobe.session", "usdt":
 			return HookUprobe, nil
 		}
 	}
+	if why := WhyNotAttached(section); why != "" {
+		return "", WithKind(KindPrecondition, fmt.Errorf("program %s: section %q: %s", p.Name, section, why), "")
+	}
 	return "", WithKind(KindPrecondition,
 		fmt.Errorf("program %s: section %q: this version of ebpm does not attach %s programs of that section", p.Name, section, p.Type),
 		fmt.Sprintf("It attaches: %s.", joinHooks(Hooks())))
+}
+
+// notAttached says why a runner does not attach programs of some sections that
+// libbpf knows, by their names up to the slash.
+var notAttached = map[string]string{
+	"action":        `an action belongs to a tc filter of somebody else; write SEC("tc"), whose program says itself what to do with a packet`,
+	"lirc_mode2":    "an infrared decoder is attached to a receiver, /dev/lircN, and not by this runner",
+	"lwt_in":        lwtIsOfRoute,
+	"lwt_out":       lwtIsOfRoute,
+	"lwt_seg6local": lwtIsOfRoute,
+	"lwt_xmit":      lwtIsOfRoute,
+	"sk_reuseport":  "the program is attached to a socket by the process that has the socket (SO_ATTACH_REUSEPORT_EBPF), and to no hook of the kernel",
+	"syscall":       "the program has no hook: it runs when a process asks for it (BPF_PROG_RUN)",
+}
+
+const lwtIsOfRoute = "the program belongs to a route, and is attached with it: ip route add ... encap bpf"
+
+// WhyNotAttached says why no program of an ELF section is ever attached; "" where
+// one may be.
+func WhyNotAttached(section string) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(section, "?"), "/")
+	return notAttached[name]
 }
 
 func joinHooks(hooks []Hook) string {
@@ -333,7 +456,10 @@ func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
 // program at a time, or "". Such a program cannot run beside its successor.
 func (o *Object) Exclusive() string {
 	for _, name := range slices.Sorted(maps.Keys(o.Spec.Programs)) {
-		if o.Spec.Programs[name].Type == ebpf.XDP {
+		switch o.Spec.Programs[name].Type {
+		// An interface, a network namespace, a priority of netfilter, a name of a
+		// struct and a function have one.
+		case ebpf.XDP, ebpf.FlowDissector, ebpf.Netfilter, ebpf.StructOps, ebpf.Extension:
 			return name
 		}
 	}

@@ -3,6 +3,9 @@
 package manifest
 
 import (
+	"bytes"
+	"debug/elf"
+	"encoding/binary"
 	"os"
 	"slices"
 	"strings"
@@ -122,9 +125,6 @@ func TestHookWithoutRowIsRefused(t *testing.T) {
 		if !slices.Contains(Hooks(), hook) {
 			t.Errorf("%s: hook %s has no row of rights", name, hook)
 		}
-		if strings.HasPrefix(p.SectionName, "kprobe") || strings.HasPrefix(p.SectionName, "lsm") {
-			t.Errorf("%s: section %s is taken for %s", name, p.SectionName, hook)
-		}
 	}
 	if refused == 0 {
 		t.Error("nothing was refused")
@@ -151,7 +151,7 @@ func TestHookOf(t *testing.T) {
 		{"classifier", ebpf.SchedCLS, 0, HookTC},
 		{"tc/ingress", ebpf.SchedCLS, ebpf.AttachTCXIngress, HookTC},
 		{"tcx/egress", ebpf.SchedCLS, ebpf.AttachTCXEgress, HookTC},
-		{"netkit/peer", ebpf.SchedCLS, ebpf.AttachNetkitPeer, ""},
+		{"netkit/peer", ebpf.SchedCLS, ebpf.AttachNetkitPeer, HookNetkit},
 		{"action", ebpf.SchedACT, 0, ""},
 		{"cgroup_skb/ingress", ebpf.CGroupSKB, ebpf.AttachCGroupInetIngress, HookCgroup},
 		{"cgroup/skb", ebpf.CGroupSKB, 0, ""},
@@ -163,12 +163,33 @@ func TestHookOf(t *testing.T) {
 		{"sockops", ebpf.SockOps, ebpf.AttachCGroupSockOps, HookSockOps},
 		{"socket", ebpf.SocketFilter, 0, HookSocket},
 		{"sk_lookup", ebpf.SkLookup, ebpf.AttachSkLookup, HookSKLookup},
-		{"sk_msg", ebpf.SkMsg, ebpf.AttachSkMsgVerdict, ""},
-		{"flow_dissector", ebpf.FlowDissector, ebpf.AttachFlowDissector, ""},
-		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, ""},
-		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, ""},
+		{"lsm/file_open", ebpf.LSM, ebpf.AttachLSMMac, HookLSM},
+		{"lsm.s/file_open", ebpf.LSM, ebpf.AttachLSMMac, HookLSM},
+		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, HookLSMCgroup},
+		{"fentry/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFEntry, HookFentry},
+		{"fexit.s/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFExit, HookFentry},
+		{"fmod_ret/do_unlinkat", ebpf.Tracing, ebpf.AttachModifyReturn, HookFentry},
+		{"sk_msg", ebpf.SkMsg, ebpf.AttachSkMsgVerdict, HookSKMsg},
+		{"sk_skb/stream_parser", ebpf.SkSKB, ebpf.AttachSkSKBStreamParser, HookSKSKB},
+		{"sk_skb/verdict", ebpf.SkSKB, ebpf.AttachSkSKBVerdict, HookSKSKB},
+		{"sk_skb", ebpf.SkSKB, 0, ""},
+		{"flow_dissector", ebpf.FlowDissector, ebpf.AttachFlowDissector, HookFlowDissector},
+		{"netfilter", ebpf.Netfilter, ebpf.AttachNetfilter, HookNetfilter},
+		{"struct_ops/init", ebpf.StructOps, 0, HookStructOps},
+		{"struct_ops.s", ebpf.StructOps, 0, HookStructOps},
+		{"freplace/handle", ebpf.Extension, 0, HookFreplace},
+		{"lwt_xmit", ebpf.LWTXmit, 0, ""},
+		{"sk_reuseport/migrate", ebpf.SkReuseport, ebpf.AttachSkReuseportSelectOrMigrate, ""},
+		{"syscall", ebpf.Syscall, 0, ""},
+		{"lirc_mode2", ebpf.LircMode2, ebpf.AttachLircMode2, ""},
 		{"iter/task", ebpf.Tracing, ebpf.AttachTraceIter, HookIter},
-		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, ""},
+		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, HookKprobe},
+		{"?kretprobe/do_unlinkat", ebpf.Kprobe, 0, HookKprobe},
+		{"kprobe.multi/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeMulti, HookKprobeMulti},
+		{"kretprobe.multi/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeMulti, HookKprobeMulti},
+		{"kprobe.session/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeSession, HookKprobeMulti},
+		{"ksyscall/unlinkat", ebpf.Kprobe, 0, HookKsyscall},
+		{"kretsyscall/unlinkat", ebpf.Kprobe, 0, HookKsyscall},
 		{"uprobe/bash:readline", ebpf.Kprobe, 0, HookUprobe},
 		{"uretprobe.s/bash:readline", ebpf.Kprobe, 0, HookUprobe},
 		{"uprobe.multi/bash:read*", ebpf.Kprobe, ebpf.AttachTraceUprobeMulti, HookUprobe},
@@ -180,6 +201,46 @@ func TestHookOf(t *testing.T) {
 		got, err := HookOf(&ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach})
 		if got != tt.want || (err != nil) != (tt.want == "") {
 			t.Errorf("%s: %q, %v, want %q", tt.section, got, err, tt.want)
+		}
+	}
+}
+
+// TestRightsOfHooks: each row, as a Pod gets it.
+func TestRightsOfHooks(t *testing.T) {
+	for _, tt := range []struct {
+		section   string
+		typ       ebpf.ProgramType
+		attach    ebpf.AttachType
+		want      string
+		exclusive bool
+	}{
+		{"sk_msg", ebpf.SkMsg, ebpf.AttachSkMsgVerdict, "BPF+NET_ADMIN, hostNetwork", false},
+		{"sk_skb/verdict", ebpf.SkSKB, ebpf.AttachSkSKBVerdict, "BPF+NET_ADMIN, hostNetwork", false},
+		{"flow_dissector", ebpf.FlowDissector, ebpf.AttachFlowDissector, "BPF+NET_ADMIN, hostNetwork", true},
+		{"netfilter", ebpf.Netfilter, ebpf.AttachNetfilter, "BPF+NET_ADMIN, hostNetwork", true},
+		{"netkit/primary", ebpf.SchedCLS, ebpf.AttachNetkitPrimary, "BPF+NET_ADMIN, hostNetwork", false},
+		{"struct_ops/init", ebpf.StructOps, 0, "BPF+PERFMON", true},
+		{"freplace/handle", ebpf.Extension, 0, "BPF+NET_ADMIN+PERFMON+SYS_ADMIN", true},
+	} {
+		p := &ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach, Instructions: asm.Instructions{asm.Return()}}
+		o := &Object{Spec: &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"probe": p}}}
+		needs, err := o.Needs()
+		if err != nil || needs.Rights.String() != tt.want {
+			t.Errorf("%s: %s, %v, want %s", tt.section, needs.Rights, err, tt.want)
+		}
+		if got := o.Exclusive() != ""; got != tt.exclusive {
+			t.Errorf("%s: exclusive %v", tt.section, got)
+		}
+	}
+}
+
+func TestWhyNotAttached(t *testing.T) {
+	for section, want := range map[string]string{
+		"lwt_in": "belongs to a route", "?sk_reuseport/migrate": "attached to a socket by the process", "syscall": "has no hook",
+		"action": "belongs to a tc filter", "xdp": "", "": "", "lwt": "",
+	} {
+		if got := WhyNotAttached(section); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", section, got, want)
 		}
 	}
 }
@@ -213,6 +274,25 @@ func TestInspect(t *testing.T) {
 		if _, err := Inspect(object); err == nil {
 			t.Errorf("%s object: no error", name)
 		}
+	}
+}
+
+// TestLoadSpecOfStructOps gives a section of a good object the name .struct_ops.
+func TestLoadSpecOfStructOps(t *testing.T) {
+	p, o := inspectPackage(t, "run-probes")
+	name := []byte(o.Programs[0].Section)
+	bad := make([]byte, len(name))
+	copy(bad, ".struct_ops")
+	object := bytes.ReplaceAll(p.Object, append(name, 0), append(bad, 0))
+	// A struct is no code: no section header has the flag any more.
+	le := binary.LittleEndian
+	headers := object[le.Uint64(object[40:]):]
+	for i := range int(le.Uint16(object[60:])) {
+		flags := headers[i*64+8:]
+		le.PutUint64(flags, le.Uint64(flags)&^uint64(elf.SHF_EXECINSTR))
+	}
+	if _, err := LoadSpec(object); KindOf(err) != KindPrecondition || !strings.Contains(AdviceOf(err), `SEC(".struct_ops.link")`) {
+		t.Errorf("got %v (kind %d)", err, KindOf(err))
 	}
 }
 
@@ -254,6 +334,28 @@ func TestRightsOfIterators(t *testing.T) {
 	without.HostPID = false
 	if without.Equal(needs.Rights) {
 		t.Error("rights with and without hostPID are equal")
+	}
+}
+
+func TestRightsOfTracing(t *testing.T) {
+	for _, tt := range []struct {
+		section string
+		typ     ebpf.ProgramType
+		attach  ebpf.AttachType
+		want    string
+	}{
+		{"kprobe/do_unlinkat", ebpf.Kprobe, 0, "BPF+PERFMON"},
+		{"kprobe.multi/vfs_*", ebpf.Kprobe, ebpf.AttachTraceKprobeMulti, "BPF+PERFMON, /sys/kernel/tracing (read-only)"},
+		{"ksyscall/unlinkat", ebpf.Kprobe, 0, "BPF+PERFMON"},
+		{"fexit/do_unlinkat", ebpf.Tracing, ebpf.AttachTraceFExit, "BPF+PERFMON"},
+		{"lsm/file_open", ebpf.LSM, ebpf.AttachLSMMac, "BPF+PERFMON, /sys/kernel/security (read-only)"},
+		{"lsm_cgroup/socket_bind", ebpf.LSM, ebpf.AttachLSMCgroup, "BPF+PERFMON, /sys/fs/cgroup (read-only), /sys/kernel/security (read-only)"},
+	} {
+		p := &ebpf.ProgramSpec{Name: "probe", SectionName: tt.section, Type: tt.typ, AttachType: tt.attach}
+		o := &Object{Spec: &ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"probe": p}}}
+		if needs, err := o.Needs(); err != nil || needs.Rights.String() != tt.want || o.Exclusive() != "" || o.OnInterface() {
+			t.Errorf("%s: needs %v, %v, want %s", tt.section, needs.Rights, err, tt.want)
+		}
 	}
 }
 

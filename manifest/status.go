@@ -18,6 +18,7 @@ const (
 	StatusLost      = "lost"      // events were lost since the record before
 	StatusMalformed = "malformed" // events that did not fit their type were left out since the record before
 	StatusDetached  = "detached"  // nothing is attached any more
+	StatusMoved     = "moved"     // the instance has another role than before; see Handover
 )
 
 // Status is what an instance says about itself at attach, when events did
@@ -35,6 +36,31 @@ type Status struct {
 	Lost map[string]uint64 `json:"lost,omitempty"`
 	// Malformed counts events that did not fit their type, by map.
 	Malformed map[string]uint64 `json:"malformed,omitempty"`
+	// Handover is there when the instance takes part in handovers.
+	Handover *Handover `json:"handover,omitempty"`
+}
+
+// The roles of an instance among those of its release on a node.
+const (
+	RoleCurrent = "current" // its programs run, and it prints
+	RoleStandby = "standby" // it has handed over, and goes on where its successor dies
+	RoleStale   = "stale"   // it is older than the current one, and waits for its end
+	RoleRetired = "retired" // it has handed over and holds nothing any more
+)
+
+// Handover is what an instance says of its role, and of how it came to it.
+type Handover struct {
+	Role string `json:"role"`
+	// Way is the least exact way of a program in the last move; empty if the
+	// instance did not take over from another one.
+	Way Way `json:"way,omitempty"`
+	// Milliseconds from the first word between the two instances until the new
+	// one printed; 0 without a move.
+	Milliseconds float64 `json:"milliseconds,omitempty"`
+	// Carried are the maps whose content was taken over, Reset those that another
+	// layout made start empty; sorted.
+	Carried []string `json:"carried,omitempty"`
+	Reset   []string `json:"reset,omitempty"`
 }
 
 // ProgramStatus is one attached program.

@@ -34,6 +34,8 @@ func limitOf(mediaType string) int64 {
 		return manifest.MaxPackageSize
 	case manifest.ReadmeMediaType:
 		return manifest.MaxReadmeSize
+	case manifest.BTFMediaType:
+		return manifest.MaxBTFArchiveSize
 	default:
 		return manifest.MaxSourceSize
 	}

@@ -174,6 +174,7 @@ func fetchFrom(ctx context.Context, from content.Fetcher, r *root, ref manifest.
 		{manifest.PackageMediaType, &p.Package, true},
 		{manifest.SourceMediaType, &p.Source, true},
 		{manifest.ReadmeMediaType, &p.Readme, false},
+		{manifest.BTFMediaType, &p.BTF, false},
 	} {
 		d, err := layerOf(m, layer.mediaType, layer.need)
 		if err != nil {

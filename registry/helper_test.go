@@ -207,7 +207,7 @@ func wantChild(t testing.TB, got *Pulled, err error, want Child) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got.Package, want.Package) || !bytes.Equal(got.Source, want.Source) || !bytes.Equal(got.Readme, want.Readme) ||
+	if !bytes.Equal(got.Package, want.Package) || !bytes.Equal(got.Source, want.Source) || !bytes.Equal(got.Readme, want.Readme) || !bytes.Equal(got.BTF, want.BTF) ||
 		got.Platform != want.Platform || got.Config.Name != want.Config.Name || got.Config.Version != want.Config.Version {
 		t.Errorf("fetched %+v, wanted %+v", got.Child, want)
 	}

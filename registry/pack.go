@@ -33,6 +33,9 @@ type Child struct {
 	// Readme is README.md, nil where there is none, at most
 	// [manifest.MaxReadmeSize] bytes.
 	Readme []byte
+	// BTF is btf.tar.gz, see [manifest.PackBTF]; nil where there is none, at most
+	// [manifest.MaxBTFArchiveSize] bytes.
+	BTF []byte
 }
 
 // PackOptions are the facts about a package that its children do not hold.
@@ -165,6 +168,7 @@ func checkChild(child *Child, before []Child) error {
 		{manifest.PackageFile, len(child.Package), manifest.MaxPackageSize, true},
 		{manifest.SourceFile, len(child.Source), manifest.MaxSourceSize, true},
 		{manifest.ReadmeFile, len(child.Readme), manifest.MaxReadmeSize, false},
+		{manifest.BTFFile, len(child.BTF), manifest.MaxBTFArchiveSize, false},
 	} {
 		if l.need && l.size == 0 {
 			return fmt.Errorf("no %s", l.name)
@@ -198,6 +202,9 @@ func packChild(a *Artifact, child *Child, annotations map[string]string) (ocispe
 	// An empty README is left out: some registries refuse blobs of no bytes.
 	if len(child.Readme) > 0 {
 		m.Layers = append(m.Layers, a.addFile(manifest.ReadmeMediaType, manifest.ReadmeFile, child.Readme))
+	}
+	if len(child.BTF) > 0 {
+		m.Layers = append(m.Layers, a.addFile(manifest.BTFMediaType, manifest.BTFFile, child.BTF))
 	}
 	d, err := a.addJSON(ocispec.MediaTypeImageManifest, m)
 	if err != nil {

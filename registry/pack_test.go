@@ -26,6 +26,7 @@ func TestPackDigest(t *testing.T) {
 func TestPackLayout(t *testing.T) {
 	children := []Child{testChild(arm64, "1.0.0"), testChild(amd64, "1.0.0")}
 	children[1].Readme = nil
+	children[0].BTF = []byte("types of kernels")
 	a, err := Pack(children, PackOptions{
 		Created: time.Unix(1700000000, 0), Revision: "abc", SourceURL: "https://git.example/opensnoop",
 	})
@@ -67,6 +68,7 @@ func TestPackLayout(t *testing.T) {
 			{"application/vnd.ebpm.bpf.v1+json", "package.json"},
 			{"application/vnd.ebpm.source.v1.tar", "source.tar"},
 			{"text/markdown", "README.md"},
+			{"application/vnd.ebpm.btf.v1.tar+gzip", "btf.tar.gz"},
 		}},
 	} {
 		d := index.Manifests[i]

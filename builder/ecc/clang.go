@@ -121,26 +121,12 @@ func (c *compilation) overlay() (string, error) {
 // source could be shown another text than the compiler (by __has_include of a
 // file below /proc, for one).
 func (c *compilation) object(ctx context.Context) (data []byte, dependencies []string, err error) {
-	front, err := c.frontendArgs()
-	if err != nil {
-		return nil, nil, err
-	}
 	bitcode := filepath.Join(c.scratch, "module.bc")
-	deps := filepath.Join(c.scratch, "module.d")
-	headers := filepath.Join(c.scratch, "headers.txt")
-	args := append(front, "-MD", "-MT", "o", "-MF", deps, "-emit-llvm", "-c", "-o", bitcode)
-	messages, compileErr := run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
-	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
-		return nil, nil, err
-	}
-	// clang quotes the lines that it complains about, so that its messages are
-	// shown once it is certain that it read nothing that it should not.
-	dependencies, err = c.checkIncludes(deps, headers)
+	back := c.backendArgs(bitcode)
+	messages, dependencies, compileErr, err := c.frontend(ctx, "-c", bitcode)
 	if err != nil {
 		return nil, nil, err
 	}
-	back := append(c.commonFlags(), c.CFlags...)
-	back = append(back, "-Qunused-arguments", "-Xclang", "-disable-llvm-passes", "-x", "ir", bitcode)
 	if compileErr == nil {
 		err = c.checkAssembly(ctx, bitcode, back)
 	} else {
@@ -151,19 +137,30 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 	}
 	c.print(messages)
 	if compileErr != nil {
-		return nil, nil, c.toolFailed(c.Clang, compileErr)
+		return nil, nil, c.adviseOn(messages, c.toolFailed(c.Clang, compileErr))
 	}
 	c.warnOfForeignHeaders(dependencies)
 
 	object := filepath.Join(c.scratch, c.objectFile())
-	messages, compileErr = run(ctx, toolEnv(), c.Clang, append(back, "-c", "-o", object)...)
+	back = append(back, "-c", "-o", object)
+	messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+	if compileErr == nil && bytes.Contains(messages, droppedDebugInfo) {
+		if dependencies, err = c.completeSources(ctx, bitcode); err != nil {
+			return nil, nil, err
+		}
+		messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+	}
 	if err := c.toolFailed(c.Clang, compileErr); err != nil {
 		if isCompileError(err) {
-			c.print(c.explainBackend(ctx, messages))
+			messages = c.explainBackend(ctx, messages)
+			c.print(messages)
 		}
-		return nil, nil, err
+		return nil, nil, c.adviseOn(messages, err)
 	}
 	c.print(c.userNames(messages))
+	if bytes.Contains(messages, droppedDebugInfo) {
+		return nil, nil, fmt.Errorf("compile %s: %s dropped the debug information, without which there is no BTF", c.Source, c.Clang)
+	}
 
 	messages, compileErr = run(ctx, toolEnv(), c.LLVMStrip, "-g", object)
 	c.print(messages)
@@ -174,6 +171,32 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 		return nil, nil, fmt.Errorf("read the object of %s: %w", c.Source, err)
 	}
 	return data, dependencies, nil
+}
+
+// frontend compiles the source to LLVM's form of it, as bitcode (form -c) or as
+// text (-S), and returns clang's messages and the files that it read. The
+// messages quote lines of what was read: err says that they must not be shown,
+// compileErr that clang refused the source.
+func (c *compilation) frontend(ctx context.Context, form, output string) (messages []byte, dependencies []string, compileErr, err error) {
+	args, err := c.frontendArgs()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	deps := filepath.Join(c.scratch, "module.d")
+	headers := filepath.Join(c.scratch, "headers.txt")
+	args = append(args, "-MD", "-MT", "o", "-MF", deps, "-emit-llvm", form, "-o", output)
+	messages, compileErr = run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
+	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
+		return nil, nil, nil, err
+	}
+	dependencies, err = c.checkIncludes(deps, headers)
+	return messages, dependencies, compileErr, err
+}
+
+// backendArgs are the arguments by which clang reads what the front end made.
+func (c *compilation) backendArgs(module string) []string {
+	args := append(c.commonFlags(), c.CFlags...)
+	return append(args, "-Qunused-arguments", "-Xclang", "-disable-llvm-passes", "-x", "ir", module)
 }
 
 // explainBackend returns the messages of a compile in one step, which know the

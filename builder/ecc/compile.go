@@ -54,6 +54,13 @@ type Options struct {
 	// WasmHeader writes ewasm-skel.h too, a C header that holds package.json.
 	// With NoPackage or YAML it is an error, after all else was written.
 	WasmHeader bool
+	// BTFHub is the folder of a btfhub archive: ID/VERSION_ID/ARCH/
+	// RELEASE.btf.tar.xz. What the object needs of the types of each kernel in it
+	// becomes [Result.BTF], and NAME.tar is written too, which holds them and
+	// the package. Empty does nothing of it.
+	BTFHub string
+	// Standalone writes NAME.out too, an executable that runs the package.
+	Standalone bool
 	// Arch is the architecture to compile for as Go names it; empty means that
 	// of this machine.
 	Arch string
@@ -81,6 +88,8 @@ type Result struct {
 	Dependencies []string
 	// Build has everything but the digest of the source layer.
 	Build manifest.BuildFacts
+	// BTF has the types that the object needs of the kernels in Options.BTFHub.
+	BTF []manifest.ArchivedBTF
 }
 
 // Compile makes NAME.bpf.o, NAME.skel.json and package.json of a source, NAME
@@ -136,6 +145,9 @@ func newCompilation(opts Options) (*compilation, error) {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.BTFHub != "" && c.NoPackage {
+		return nil, errors.New("btfgen: its archive holds package.json, which --no-generate-package-json leaves out: call ecc without that flag")
 	}
 	if c.HeaderOnly {
 		c.Header = c.Source
@@ -217,6 +229,11 @@ func (c *compilation) compile(ctx context.Context) (*Result, error) {
 		Name:         c.name,
 		Dependencies: dependencies,
 		Build:        c.build,
+	}
+	if c.BTFHub != "" {
+		if result.BTF, err = c.tailoredBTF(ctx, data); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.write(ctx, result); err != nil {
 		return nil, err
@@ -323,10 +340,30 @@ func (c *compilation) prepareHeaders() error {
 	}
 	switch c.Vmlinux {
 	case "":
+		return c.includedVmlinux()
 	case "running":
 		return errors.New("vmlinux running is not supported yet: write the kernel's types to a file (bpftool btf dump file /sys/kernel/btf/vmlinux format c) and name that")
 	default:
 		return c.ownVmlinux()
+	}
+}
+
+// includedVmlinux leaves our vmlinux.h out of the search where the user's flags
+// name a folder that has one. Upstream's would come first, so that nobody could
+// compile for the types of another kernel.
+func (c *compilation) includedVmlinux() error {
+	for _, dir := range includeDirsOf(c.CFlags) {
+		name := filepath.Join(c.absolute(dir), "vmlinux.h")
+		if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() {
+			continue
+		}
+		sum, err := digestFile(name)
+		if err != nil {
+			return fmt.Errorf("vmlinux: %w", err)
+		}
+		c.vmlinuxDir = ""
+		c.build.Vmlinux, c.build.VmlinuxDigest = "file", sum.String()
+		return nil
 	}
 	return nil
 }
@@ -364,8 +401,8 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 		return err
 	}
 	files := []outputFile{
-		{c.objectFile(), result.Object},
-		{c.name + ".skel." + c.extension(), skel},
+		{name: c.objectFile(), data: result.Object},
+		{name: c.name + ".skel." + c.extension(), data: skel},
 	}
 	if !c.NoPackage {
 		c.Log.Info("Generating package json..")
@@ -374,12 +411,26 @@ func (c *compilation) write(ctx context.Context, result *Result) error {
 			return err
 		}
 		if c.WasmHeader && !c.YAML {
-			files = append(files, outputFile{wasmHeaderFile, wasmHeader(packed)})
+			files = append(files, outputFile{name: wasmHeaderFile, data: wasmHeader(packed)})
+		}
+		if c.Standalone {
+			executable, err := c.standalone(packed)
+			if err != nil {
+				return err
+			}
+			files = append(files, outputFile{name: c.name + ".out", data: executable, executable: true})
+		}
+		if c.BTFHub != "" {
+			more, err := c.btfFiles(result.BTF, packed, result.Object)
+			if err != nil {
+				return err
+			}
+			files = append(files, more...)
 		}
 		if packed, err = c.asWritten(packed); err != nil {
 			return err
 		}
-		files = append(files, outputFile{c.packageFile(), packed})
+		files = append(files, outputFile{name: c.packageFile(), data: packed})
 	}
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)

@@ -234,6 +234,7 @@ func TestGoldens(t *testing.T) {
 	for _, test := range []struct{ source, header string }{
 		{"beyond/anon.bpf.c", ""},
 		{"beyond/batch.bpf.c", "beyond/event.h"},
+		{"beyond/first.bpf.c", "beyond/first.h"},
 		{"beyond/long.bpf.c", ""},
 		{"beyond/ops.bpf.c", ""},
 	} {
@@ -650,7 +651,7 @@ func TestOutputsAreReplacedTogether(t *testing.T) {
 	}
 	writeFile(t, dir, "c/full", "")
 	// The third cannot take its place: a folder with something in it is there.
-	err := writeAll(dir, []outputFile{{"a", []byte("new")}, {"b", []byte("new")}, {"c", []byte("new")}})
+	err := writeAll(dir, []outputFile{{name: "a", data: []byte("new")}, {name: "b", data: []byte("new")}, {name: "c", data: []byte("new")}})
 	if err == nil {
 		t.Fatal("a folder was replaced by a file")
 	}

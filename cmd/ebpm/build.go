@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/builder/ecc"
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -36,6 +38,8 @@ func (s *session) buildCommand() *cli.Command {
 			&cli.StringFlag{Name: "builder", Value: "auto", Usage: "`WHERE` to compile: auto, local or kubernetes", EnvVars: []string{"EBPM_BUILDER"}},
 			&cli.StringSliceFlag{Name: "platform", Usage: "the `PLATFORMS` to compile for, as linux/amd64,linux/arm64 or one a flag (default: that of the machine that compiles)"},
 			&cli.StringFlag{Name: "vmlinux", Usage: "a vmlinux.h `FILE` (default: the one that ebpm ships); local builds only"},
+			&cli.BoolFlag{Name: "btfgen", Usage: "add the types of kernels that do not show them (CONFIG_DEBUG_INFO_BTF); needs bpftool; local builds only"},
+			&cli.StringFlag{Name: "btfhub-archive", Usage: "the `FOLDER` of the kernels for --btfgen (default: that of ecc)"},
 			&cli.StringFlag{Name: "builder-image", Usage: "the compiler's container `IMAGE`", EnvVars: []string{"EBPM_BUILDER_IMAGE"}},
 			&cli.StringFlag{Name: "ecc-image", Usage: "take another `IMAGE` with an ecc in its PATH, such as eunomia-bpf's"},
 			&cli.StringFlag{Name: "image", Usage: "the container `IMAGE` that pulls the source and pushes the package", EnvVars: []string{"EBPM_IMAGE"}},
@@ -80,6 +84,14 @@ func (s *session) build(c *cli.Context) error {
 		return err
 	}
 	toolchain := builder.Toolchain{Vmlinux: c.String("vmlinux")}
+	if c.Bool("btfgen") {
+		toolchain.BTFHub = cmp.Or(c.String("btfhub-archive"), ecc.DefaultBTFHub(os.Getenv))
+		if toolchain.BTFHub == "" {
+			return usageError(c, "--btfgen: name the folder of the btfhub archive with --btfhub-archive")
+		}
+	} else if c.IsSet("btfhub-archive") {
+		return usageError(c, "--btfhub-archive is for --btfgen")
+	}
 	choice, err := builder.Choose(c.String("builder"), toolchain, s.connectOptions(c).ContextName())
 	if err != nil {
 		return err
@@ -89,6 +101,9 @@ func (s *session) build(c *cli.Context) error {
 	if choice.Builder == builder.OnKubernetes {
 		if c.IsSet("vmlinux") {
 			return usageError(c, "--vmlinux works with --builder local only")
+		}
+		if c.Bool("btfgen") {
+			return usageError(c, "--btfgen works with --builder local only: the kernels' types are on this machine")
 		}
 		if c.IsSet("ecc-image") && len(platforms) > 0 {
 			return manifest.WithKind(manifest.KindUsage,

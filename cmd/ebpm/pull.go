@@ -3,15 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"github.com/opencontainers/go-digest"
 	"github.com/urfave/cli/v2"
 
 	"github.com/ebpm/ebpm/builder"
+	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
 	"github.com/ebpm/ebpm/registry"
 )
@@ -133,8 +136,20 @@ func (s *session) writePulled(pulled *registry.Pulled, dir string, canonical boo
 			return err
 		}
 		files = map[string][]byte{manifest.PackageFile: data}
-	} else if pulled.Readme != nil {
-		files[manifest.ReadmeFile] = pulled.Readme
+		types, err := kernelBTF(pulled, object, true)
+		if err != nil {
+			return err
+		}
+		if types != nil {
+			files[manifest.KernelBTFFile] = types
+		}
+	} else {
+		if pulled.Readme != nil {
+			files[manifest.ReadmeFile] = pulled.Readme
+		}
+		if pulled.BTF != nil {
+			files[manifest.BTFFile] = pulled.BTF
+		}
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -145,6 +160,28 @@ func (s *session) writePulled(pulled *registry.Pulled, dir string, canonical boo
 		}
 	}
 	return nil
+}
+
+// kernelBTF returns the types of the running kernel from the package, or nil
+// where the kernel shows them itself, the program needs none or the package has
+// none. container says that this may be another system than the kernel's.
+func kernelBTF(pulled *registry.Pulled, object *manifest.Object, container bool) ([]byte, error) {
+	if pulled.BTF == nil || runtime.GOOS != "linux" || ecli.KernelHasBTF() {
+		return nil, nil
+	}
+	needs, err := object.Needs()
+	if err != nil || !needs.Features.BTF {
+		return nil, err
+	}
+	kernel, err := ecli.RunningKernel(container)
+	if err != nil {
+		return nil, err
+	}
+	types, err := manifest.FindBTF(bytes.NewReader(pulled.BTF), kernel)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", pulled.Reference, err)
+	}
+	return types, nil
 }
 
 // verifiedPackage decodes a pulled package and holds its config against what

@@ -40,7 +40,7 @@ func (s *session) runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			pkg, requires, err := s.loadPackage(c.Context, args[0])
+			pkg, requires, types, err := s.loadPackage(c.Context, args[0])
 			if err != nil {
 				return err
 			}
@@ -52,6 +52,7 @@ func (s *session) runCommand() *cli.Command {
 				Args:      s.tail,
 				JSON:      c.Bool("json"),
 				Interface: c.String("interface"),
+				KernelBTF: types,
 				Stdout:    s.out,
 				Stderr:    s.err,
 				Status:    func(manifest.Status) {},
@@ -77,30 +78,39 @@ func (s *session) adviseFlagOrder(err error) error {
 }
 
 // loadPackage finds the package that word names: an existing path is a path,
-// everything else a reference.
-func (s *session) loadPackage(ctx context.Context, word string) (*manifest.Package, *manifest.Requires, error) {
+// everything else a reference. types are those of the running kernel where the
+// package has them and the kernel does not show its own.
+func (s *session) loadPackage(ctx context.Context, word string) (pkg *manifest.Package, requires *manifest.Requires, types []byte, err error) {
 	info, err := os.Stat(word)
 	switch {
 	case err == nil && (info.IsDir() || strings.HasSuffix(word, ".c")):
 		s.progress("compiling %s", word)
-		return s.compile(ctx, word)
+		pkg, requires, err := s.compile(ctx, word)
+		return pkg, requires, nil, err
 	case err == nil:
 		s.progress("running the file %s", word)
 		pkg, err := readPackage(word)
-		return pkg, nil, err
+		return pkg, nil, nil, err
 	case looksLikePath(word):
-		return nil, nil, manifest.WithKind(manifest.KindNotFound, err, "")
+		return nil, nil, nil, manifest.WithKind(manifest.KindNotFound, err, "")
 	}
 	ref, err := s.reference(word)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	pulled, err := s.fetchLocalFirst(ctx, ref.WithDefaultTag())
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	pkg, err := verifiedPackage(pulled)
-	return pkg, pulled.Config.Requires, err
+	if pkg, err = verifiedPackage(pulled); err != nil {
+		return nil, nil, nil, err
+	}
+	object, err := manifest.Inspect(pkg.Object)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	types, err = kernelBTF(pulled, object, false)
+	return pkg, pulled.Config.Requires, types, err
 }
 
 // looksLikePath reports whether a word that is no file was meant to be one.

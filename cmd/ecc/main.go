@@ -67,15 +67,13 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 }
 
 func compile(ctx context.Context, line commandLine, getenv func(string) string, stderr io.Writer) error {
-	for _, later := range []struct {
-		given bool
-		flag  string
-	}{
-		{line.btfgen, "--btfgen"},
-		{line.standalone, "--standalone"},
-	} {
-		if later.given {
-			return fmt.Errorf("%s is not supported yet", later.flag)
+	btfhub := ""
+	if line.btfgen {
+		if btfhub = line.btfhub; btfhub == "" {
+			btfhub = ecc.DefaultBTFHub(getenv)
+		}
+		if btfhub == "" {
+			return errors.New("--btfgen: name the folder of the btfhub archive with --btfhub-archive")
 		}
 	}
 	options := ecc.Options{
@@ -90,6 +88,8 @@ func compile(ctx context.Context, line commandLine, getenv func(string) string, 
 		NoPackage:   line.noPackage,
 		YAML:        line.yaml,
 		WasmHeader:  line.wasmHeader,
+		BTFHub:      btfhub,
+		Standalone:  line.standalone,
 		Diagnostics: stderr,
 		Log:         slog.New(&logHandler{out: stderr, level: logLevel(line.verbose, getenv("RUST_LOG"))}),
 	}

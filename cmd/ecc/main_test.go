@@ -104,14 +104,38 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-func TestNotYet(t *testing.T) {
-	for _, flag := range []string{"--btfgen", "--standalone"} {
-		var stdout, stderr bytes.Buffer
-		if code := run(t.Context(), []string{"ecc", flag, "a.c"}, noEnv, &stdout, &stderr); code != exitFailure {
-			t.Errorf("%s: exit code %d", flag, code)
+// TestBTFHubFolder looks for the archive where the flags and the environment
+// say.
+func TestBTFHubFolder(t *testing.T) {
+	for _, tool := range []string{"clang", "llvm-strip", "bpftool"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%s is not installed", tool)
 		}
-		if want := "Error: " + flag + " is not supported yet\n"; stderr.String() != want {
-			t.Errorf("%s: %q", flag, &stderr)
+	}
+	dir := t.TempDir()
+	source := filepath.Join(dir, "a.bpf.c")
+	if err := os.WriteFile(source, []byte("int x;\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		flags []string
+		home  string
+		want  string
+	}{
+		{nil, "", "Error: --btfgen: name the folder of the btfhub archive with --btfhub-archive\n"},
+		{nil, dir, "Error: btfgen: there is no btfhub archive " + dir + "/.local/share/eunomia/btfhub-archive\n"},
+		{[]string{"--btfhub-archive", dir + "/none"}, dir, "  git clone --depth 1 https://github.com/aquasecurity/btfhub-archive " + dir + "/none\n"},
+	} {
+		var stdout, stderr bytes.Buffer
+		getenv := func(name string) string {
+			if name == "HOME" {
+				return test.home
+			}
+			return ""
+		}
+		code := run(t.Context(), append([]string{"ecc", "-b", source}, test.flags...), getenv, &stdout, &stderr)
+		if code != exitFailure || !strings.Contains(stderr.String(), test.want) {
+			t.Errorf("%q: exit code %d, %s", test.flags, code, &stderr)
 		}
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 // flags are the words before, and with, the program word.
@@ -20,6 +22,8 @@ type flags struct {
 
 	program string
 	args    []string
+	// own is the package of a standalone executable, in place of program.
+	own *manifest.Package
 }
 
 // parseFlags reads the words of `ecli run`. The first word that is no flag is

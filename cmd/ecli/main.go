@@ -20,6 +20,13 @@ import (
 )
 
 func main() {
+	pkg, err := ownPackage()
+	switch {
+	case err != nil:
+		os.Exit(fail(os.Stderr, exitFailure, err, manifest.AdviceOf(err)))
+	case pkg != nil:
+		os.Exit(runFlags(&flags{own: pkg, args: os.Args[1:]}, os.Stdin, os.Stdout, os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
@@ -74,6 +81,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprint(stdout, usage)
 		return 0
 	}
+	return runFlags(f, stdin, stdout, stderr)
+}
+
+// runFlags runs a package until it is told to end.
+func runFlags(f *flags, stdin io.Reader, stdout, stderr io.Writer) int {
 	// A reader of stdout that goes away is an error of the write, not a signal.
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -114,9 +126,12 @@ func ready(args []string, stderr io.Writer) int {
 }
 
 func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr io.Writer) error {
-	pkg, err := readPackage(f, stdin)
-	if err != nil {
-		return err
+	pkg := f.own
+	if pkg == nil {
+		var err error
+		if pkg, err = readPackage(f, stdin); err != nil {
+			return err
+		}
 	}
 	return ecli.Run(ctx, ecli.Options{
 		Package:     pkg,

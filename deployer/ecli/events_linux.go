@@ -73,6 +73,9 @@ type eventSource struct {
 	sink     *sink
 	reporter *reporter
 	buf      []byte
+	// format appends an event to buf, and write takes what is in it.
+	format func(dst, event []byte) []byte
+	write  func([]byte) error
 	// running is held while events are read.
 	running sync.Mutex
 	closing atomic.Bool
@@ -80,7 +83,7 @@ type eventSource struct {
 }
 
 func newEventSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (*eventSource, error) {
-	s := &eventSource{mapName: e.mapName, printer: pr, sink: out, reporter: r}
+	s := &eventSource{mapName: e.mapName, printer: pr, sink: out, reporter: r, format: pr.event, write: out.write}
 	if e.typ == ebpf.PerfEventArray {
 		reader, err := perf.NewReader(m, p.perfBuffer)
 		if err != nil {
@@ -113,7 +116,7 @@ func (s *eventSource) run() error {
 		switch {
 		case err == nil && lost == 0 && len(event) >= s.printer.layout.need:
 			s.printer.sameTime = len(s.buf) > 0
-			s.buf = s.printer.event(s.buf, event)
+			s.buf = s.format(s.buf, event)
 			if len(s.buf) < flushSize {
 				continue
 			}
@@ -141,7 +144,7 @@ func (s *eventSource) run() error {
 
 // flush writes what is collected, and only then gives the events back.
 func (s *eventSource) flush() error {
-	if err := s.sink.write(s.buf); err != nil {
+	if err := s.write(s.buf); err != nil {
 		return err
 	}
 	s.buf = s.buf[:0]
@@ -149,7 +152,21 @@ func (s *eventSource) flush() error {
 	return nil
 }
 
-func (s *eventSource) finish() { _ = s.reader.Flush() }
+func (s *eventSource) finish(bool) { _ = s.reader.Flush() }
+
+// hold keeps events while nobody prints: in the ring buffer as long as it is not
+// half full, where they outlive this process, then in memory. A perf buffer is
+// left as it is; it counts what finds no room.
+func (s *eventSource) hold(stop <-chan struct{}) error {
+	r, ok := s.reader.(*ring)
+	if !ok {
+		return nil
+	}
+	if err := r.hold(stop); err != nil {
+		return fmt.Errorf("hold events of map %s: %w", s.mapName, err)
+	}
+	return nil
+}
 
 // close lets go of the buffer. While run is still writing events out of it, to an
 // output that takes nothing, it is run that does so when it ends.

@@ -3,7 +3,6 @@
 package ecli
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,6 +22,8 @@ type export struct {
 	// key is that of the keys of a sampled map, which sample says how to print.
 	key    *layout
 	sample *manifest.Sample
+	// stacks says how events are read as stacks; nil is that they are not.
+	stacks *stackFormat
 }
 
 // planExports finds the maps that are printed.
@@ -113,7 +114,7 @@ func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, l *layout, label
 	e := export{mapName: m.Name, typ: ms.Type, layout: l}
 	var err error
 	if isEventMap(ms.Type) {
-		err = checkInterpreter(m.Interpreter)
+		e.stacks, err = planStacks(m, l)
 	} else {
 		err = e.planSample(m.Sample, ms, label)
 	}
@@ -121,17 +122,6 @@ func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, l *layout, label
 		return fmt.Errorf("map %s: %w", m.Name, err)
 	}
 	p.exports = append(p.exports, e)
-	return nil
-}
-
-func checkInterpreter(raw json.RawMessage) error {
-	if raw == nil {
-		return nil
-	}
-	var name string
-	if err := json.Unmarshal(raw, &name); err != nil || name != "default_struct" {
-		return unsupported("this runner does not know the interpreter %s, only \"default_struct\"", raw)
-	}
 	return nil
 }
 

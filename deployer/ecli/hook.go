@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 )
 
 // A hook is a place in the kernel that programs are attached to. Each is in a
@@ -20,8 +21,14 @@ type hook struct {
 	check func(*plannedProgram) error
 	// prepare changes a program before it is loaded; nil leaves it.
 	prepare func(*plannedProgram, *Options) error
+	// load loads a program that cilium/ebpf cannot; nil leaves it to that. The
+	// kernel's types are nil where they are those of the running one.
+	load func(p *plannedProgram, maps map[string]*ebpf.Map, kernel *btf.Spec) (*ebpf.Program, error)
+	// explain says what the kernel's refusal to load a program means; nil has
+	// nothing to say.
+	explain func(*plannedProgram, error) error
 	// attach attaches a loaded program until the closer is closed, and says to
-	// what, such as "eth0".
+	// what, such as "eth0". It is nil of hooks that check refuses.
 	attach func(*plannedProgram, *ebpf.Program, *Options) (link io.Closer, target string, err error)
 }
 

@@ -28,8 +28,29 @@ func init() {
 			}
 			return nil
 		},
+		prepare: func(p *plannedProgram, _ *Options) error {
+			if since := cgroupSince[p.spec.AttachType]; since != "" {
+				return needAttachType(p, since)
+			}
+			return nil
+		},
 		attach: attachCgroup,
 	})
+}
+
+// cgroupSince has the first kernels of the places that are younger than links to
+// cgroups.
+var cgroupSince = map[ebpf.AttachType]string{
+	ebpf.AttachCgroupInet4GetPeername: "5.8",
+	ebpf.AttachCgroupInet6GetPeername: "5.8",
+	ebpf.AttachCgroupInet4GetSockname: "5.8",
+	ebpf.AttachCgroupInet6GetSockname: "5.8",
+	ebpf.AttachCgroupInetSockRelease:  "5.9",
+	ebpf.AttachCgroupUnixConnect:      "6.7",
+	ebpf.AttachCgroupUnixSendmsg:      "6.7",
+	ebpf.AttachCgroupUnixRecvmsg:      "6.7",
+	ebpf.AttachCgroupUnixGetpeername:  "6.7",
+	ebpf.AttachCgroupUnixGetsockname:  "6.7",
 }
 
 // attachCgroup attaches to the root of the hierarchy, and so to every process.

@@ -29,6 +29,9 @@ func activity() error {
 			return err
 		}
 	}
+	if err := talkUnix(); err != nil {
+		return err
+	}
 	for _, path := range []string{"/dev/null", "/proc/sys/kernel/ostype"} {
 		if _, err := os.ReadFile(path); err != nil {
 			return err
@@ -69,6 +72,49 @@ func talkUDP(ip string) error {
 	}
 	defer to.Close()
 	from, err := net.ListenPacket("udp", net.JoinHostPort(ip, "0"))
+	if err != nil {
+		return err
+	}
+	defer from.Close()
+	if _, err := from.WriteTo([]byte("ping"), to.LocalAddr()); err != nil {
+		return err
+	}
+	_, _, err = to.ReadFrom(make([]byte, 8))
+	return err
+}
+
+// talkUnix makes a connection, and sends a datagram from a socket that is not
+// connected, between abstract unix sockets.
+func talkUnix() error {
+	l, err := net.Listen("unix", "@stream")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	conn, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) {
+		_, peerErr := unix.Getpeername(int(fd))
+		_, ownErr := unix.Getsockname(int(fd))
+		inner = errors.Join(peerErr, ownErr)
+	})
+	if err := errors.Join(err, inner); err != nil {
+		return err
+	}
+	to, err := net.ListenPacket("unixgram", "@to")
+	if err != nil {
+		return err
+	}
+	defer to.Close()
+	from, err := net.ListenPacket("unixgram", "@from")
 	if err != nil {
 		return err
 	}
@@ -151,6 +197,11 @@ func TestCgroup(t *testing.T) {
 		{"cgroup/getpeername6", ebpf.CGroupSockAddr, ebpf.AttachCgroupInet6GetPeername},
 		{"cgroup/getsockname4", ebpf.CGroupSockAddr, ebpf.AttachCgroupInet4GetSockname},
 		{"cgroup/getsockname6", ebpf.CGroupSockAddr, ebpf.AttachCgroupInet6GetSockname},
+		{"cgroup/connect_unix", ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixConnect},
+		{"cgroup/sendmsg_unix", ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixSendmsg},
+		{"cgroup/recvmsg_unix", ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixRecvmsg},
+		{"cgroup/getpeername_unix", ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixGetpeername},
+		{"cgroup/getsockname_unix", ebpf.CGroupSockAddr, ebpf.AttachCgroupUnixGetsockname},
 		{"cgroup/getsockopt", ebpf.CGroupSockopt, ebpf.AttachCGroupGetsockopt},
 		{"cgroup/setsockopt", ebpf.CGroupSockopt, ebpf.AttachCGroupSetsockopt},
 		{"cgroup/sysctl", ebpf.CGroupSysctl, ebpf.AttachCGroupSysctl},

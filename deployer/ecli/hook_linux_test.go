@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"runtime"
@@ -33,14 +34,23 @@ type hookTest struct {
 	typ     ebpf.ProgramType
 	attach  ebpf.AttachType
 	to      string // the AttachTo of the object
-	returns int32
-	extra   string // what the package says of the program, as JSON
-	options Options
+	// function is its type, for hooks that compare it.
+	function *btf.Func
+	returns  int32
+	flags    uint32 // those that the object\'s section stands for
+	extra    string // what the package says of the program, as JSON
+	options  Options
 	// enter brings the thread that attaches and triggers into namespaces of
 	// its own.
 	enter func()
 	// trigger makes the event happen.
 	trigger func() error
+	// programs are programs of the object beside the probe, which are loaded.
+	programs map[string]*ebpf.ProgramSpec
+	// maps are maps of the object beside its ring buffer, and use is what makes
+	// the event happen by way of them.
+	maps map[string]*ebpf.MapSpec
+	use  func(map[string]*ebpf.Map) error
 	// sleeps is true of a program that may be put to sleep.
 	sleeps bool
 	// pid is the process whose events alone count.
@@ -56,7 +66,10 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	t.Helper()
 	meta, spec := probe(h.section, h.typ)
 	ps := spec.Programs["probe"]
-	ps.AttachType, ps.AttachTo = h.attach, h.to
+	ps.AttachType, ps.AttachTo, ps.Flags = h.attach, h.to, h.flags
+	if h.function != nil {
+		ps.Instructions[0] = btf.WithFuncMetadata(ps.Instructions[0], h.function)
+	}
 	if h.sleeps {
 		ps.Flags |= unix.BPF_F_SLEEPABLE
 	}
@@ -66,6 +79,8 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 			t.Fatal(err)
 		}
 	}
+	maps.Copy(spec.Programs, h.programs)
+	maps.Copy(spec.Maps, h.maps)
 	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
 	if err != nil {
 		return nil, nil, err
@@ -97,7 +112,12 @@ func (h *hookTest) start(t *testing.T, out io.Writer, then func() error) (*insta
 		}
 		var err error
 		if in, err = start(p, spec, &o); err == nil {
-			if err = then(); err != nil {
+			if h.use != nil {
+				err = h.use(in.coll.Maps)
+			} else {
+				err = then()
+			}
+			if err != nil {
 				err = fmt.Errorf("trigger: %w", err)
 			}
 		}
@@ -294,7 +314,7 @@ func TestTC(t *testing.T) {
 	} {
 		t.Run(tt.section+tt.extra+tt.iface, func(t *testing.T) {
 			// TC_ACT_UNSPEC lets the next program see the packet.
-			h := hookTest{section: tt.section, typ: ebpf.SchedCLS, attach: tt.attach, returns: -1, extra: tt.extra,
+			h := hookTest{section: tt.section, typ: ebpf.SchedCLS, attach: tt.attach, returns: -1, extra: tt.extra, noLink: !haveTCX(t),
 				options: Options{Interface: tt.iface}, enter: func() { newNetns(t) }, trigger: ping}
 			if strings.HasPrefix(tt.want, "lo ") {
 				if target := h.fires(t); target != tt.want {
@@ -421,6 +441,24 @@ func TestSKLookup(t *testing.T) {
 // TestIter reads the link itself, which makes the program run for each process.
 func TestIter(t *testing.T) {
 	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }}
+	iterates(t, &h)
+	sleepable := h
+	sleepable.section, sleepable.flags = "iter.s/task", unix.BPF_F_SLEEPABLE
+	iterates(t, &sleepable)
+	for section, want := range map[string]string{"iter": "it does not say over what", "iter/bpf_map_elem": "over the elements of a map"} {
+		h.section = section
+		if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", section, err)
+		}
+	}
+	h.section, h.to = "iter/nothing", "nothing"
+	if err := h.refused(t); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), "nothing") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func iterates(t *testing.T, h *hookTest) {
+	t.Helper()
 	var out buffer
 	in, err := h.start(t, &out, h.trigger)
 	if err != nil {
@@ -453,14 +491,4 @@ func TestIter(t *testing.T) {
 		}
 	}
 	works(t, h.section)
-	for section, want := range map[string]string{"iter": "it does not say over what", "iter/bpf_map_elem": "over the elements of a map"} {
-		h.section = section
-		if _, _, err := h.plan(t); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v", section, err)
-		}
-	}
-	h.section, h.to = "iter/nothing", "nothing"
-	if err := h.refused(t); manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), "nothing") {
-		t.Errorf("got %v", err)
-	}
 }

@@ -10,8 +10,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-
-	"github.com/ebpm/ebpm/manifest"
 )
 
 func init() {
@@ -31,21 +29,26 @@ func init() {
 type tcExtras struct {
 	iface  netInterface
 	attach ebpf.AttachType
-	// priority is the lower the earlier the program runs.
+	// priority is the lower the earlier the program runs. With 0, the kernel
+	// chooses one for a filter.
 	priority int
+	// handle is the filter's number among those of its priority. With 0, the
+	// kernel chooses a free one. A TCX link has none.
+	handle uint32
 }
 
-// tcOptions reads the section and what the package says of the program. The
-// handle of tcopts has no meaning for a link, which names itself.
+// tcOptions reads the section and what the package says of the program.
 func tcOptions(p *plannedProgram) (tcExtras, error) {
 	x := tcExtras{attach: ebpf.AttachTCXIngress, priority: 1}
 	if raw := p.meta.Extra["tcopts"]; raw != nil {
 		opts := struct {
+			Handle   uint32  `json:"handle"`
 			Priority *uint16 `json:"priority"`
 		}{}
 		if err := json.Unmarshal(raw, &opts); err != nil {
 			return x, fmt.Errorf("tcopts %s: %w", raw, err)
 		}
+		x.handle = opts.Handle
 		if opts.Priority != nil {
 			x.priority = int(*opts.Priority)
 		}
@@ -102,17 +105,20 @@ func attachTC(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, str
 	if err != nil {
 		return nil, "", err
 	}
-	l, err := link.AttachTCX(link.TCXOptions{Interface: iface.Index, Program: prog, Attach: x.attach})
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return nil, "", manifest.WithKind(manifest.KindPrecondition, err,
-			"This runner attaches tc programs by TCX links, which Linux has since 6.6.")
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("network interface %s: %w", iface.Name, err)
-	}
 	direction := "ingress"
 	if x.attach == ebpf.AttachTCXEgress {
 		direction = "egress"
 	}
+	var l io.Closer
+	l, err = attachTCX(link.TCXOptions{Interface: iface.Index, Program: prog, Attach: x.attach})
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		l, err = attachClsact(iface, x, p.name, prog, o)
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("network interface %s: %w", iface.Name, err)
+	}
 	return l, iface.Name + " " + direction, nil
 }
+
+// attachTCX is a variable so that tests can do without TCX.
+var attachTCX = link.AttachTCX

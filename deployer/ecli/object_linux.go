@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -14,17 +15,31 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
-// cookieExtern is a variable that usdt.bpf.h declares and the loader defines:
-// whether uprobes have cookies. It is in the section of the kernel's
-// configuration, where cilium/ebpf looks for it in vain.
-const cookieExtern = "LINUX_HAS_BPF_COOKIE"
+// An extern is a variable that a header of libbpf declares and the loader
+// defines: whether the kernel has something. It is in the section of the kernel's
+// configuration.
+type extern struct {
+	name  string
+	value func() (bool, error)
+}
 
-// cookieMark stands in the instructions that load the address of cookieExtern,
-// until setCookieExtern has replaced them.
-const cookieMark = 0x5a9d_5e71_c64b_208f
+var externs = []extern{
+	// Of usdt.bpf.h. cilium/ebpf looks for it in the kernel's configuration.
+	{"LINUX_HAS_BPF_COOKIE", func() (bool, error) { return hasCookies(), nil }},
+	// Of BPF_KSYSCALL. cilium/ebpf makes a probe to find out, for which tracefs
+	// must be writable.
+	{"LINUX_HAS_SYSCALL_WRAPPER", func() (bool, error) {
+		prefix, err := syscallWrapper()
+		return prefix != "", err
+	}},
+}
+
+// externMark and the index of an extern stand in the instructions that load its
+// address, until setExterns has replaced them.
+const externMark = 0x5a9d_5e71_c64b_2000
 
 // loadSpec reads an object as libbpf does where cilium/ebpf does not: functions
-// that are hidden are static, and the use of cookieExtern is marked.
+// that are hidden are static, and the use of externs is marked.
 func loadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 	hidden := map[string]bool{}
 	marked, err := readELF(object, func(f *elf.File) ([]byte, error) {
@@ -37,7 +52,7 @@ func loadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 				hidden[s.Name] = true
 			}
 		}
-		return markCookieExtern(object, f, symbols), nil
+		return markExterns(object, f, symbols), nil
 	})
 	if err != nil {
 		return nil, err
@@ -72,10 +87,10 @@ func readELF(object []byte, use func(*elf.File) ([]byte, error)) (_ []byte, err 
 	return use(f)
 }
 
-// markCookieExtern returns object with cookieMark for the address of
-// cookieExtern, and without the relocations that ask the loader for it.
-func markCookieExtern(object []byte, f *elf.File, symbols []elf.Symbol) []byte {
-	if !bytes.Contains(object, []byte(cookieExtern)) {
+// markExterns returns object with marks for the addresses of externs, and
+// without the relocations that ask the loader for them.
+func markExterns(object []byte, f *elf.File, symbols []elf.Symbol) []byte {
+	if !slices.ContainsFunc(externs, func(e extern) bool { return bytes.Contains(object, []byte(e.name)) }) {
 		return object
 	}
 	object = bytes.Clone(object)
@@ -104,11 +119,14 @@ func markCookieExtern(object []byte, f *elf.File, symbols []elf.Symbol) []byte {
 			if symbol == 0 || symbol > uint64(len(symbols)) || at > uint64(len(code)) || uint64(len(code))-at < load {
 				continue
 			}
-			if s := symbols[symbol-1]; s.Name != cookieExtern || s.Section != elf.SHN_UNDEF {
+			s := symbols[symbol-1]
+			i := slices.IndexFunc(externs, func(e extern) bool { return e.name == s.Name })
+			if i < 0 || s.Section != elf.SHN_UNDEF {
 				continue
 			}
-			f.ByteOrder.PutUint32(code[at+4:], cookieMark&(1<<32-1))
-			f.ByteOrder.PutUint32(code[at+12:], cookieMark>>32)
+			mark := externMark + uint64(i)
+			f.ByteOrder.PutUint32(code[at+4:], uint32(mark))
+			f.ByteOrder.PutUint32(code[at+12:], uint32(mark>>32))
 			// Nothing begins in the middle of an instruction of 16 bytes: the
 			// relocation is for nothing now.
 			f.ByteOrder.PutUint64(relocations, at+8)
@@ -117,22 +135,23 @@ func markCookieExtern(object []byte, f *elf.File, symbols []elf.Symbol) []byte {
 	return object
 }
 
-// constantMap holds the value of cookieExtern. A data section of that kind is
-// frozen before programs are loaded, so that the verifier takes its value for a
-// constant and does not look at the way that is not taken.
-const constantMap = ".rodata.cookie"
+// constantMap holds the values of externs, a byte each. A data section of that
+// kind is frozen before programs are loaded, so that the verifier takes its values
+// for constants and does not look at the way that is not taken.
+const constantMap = ".rodata.externs"
 
-// setCookieExtern gives the extern of usdt.bpf.h its value on this kernel.
-func setCookieExtern(spec *ebpf.CollectionSpec) error {
-	found := false
+// setExterns gives the externs that are used their values on this kernel.
+func setExterns(spec *ebpf.CollectionSpec) error {
+	used := make([]bool, len(externs))
 	for _, prog := range spec.Programs {
 		for i := range prog.Instructions {
 			ins := &prog.Instructions[i]
-			if !ins.OpCode.IsDWordLoad() || ins.Src != 0 || ins.Constant != cookieMark {
+			at := uint64(ins.Constant) - externMark
+			if !ins.OpCode.IsDWordLoad() || ins.Src != 0 || at >= uint64(len(externs)) {
 				continue
 			}
-			found = true
-			load := asm.LoadMapValue(ins.Dst, 0, 0).WithReference(constantMap).WithSource(ins.Source())
+			used[at] = true
+			load := asm.LoadMapValue(ins.Dst, 0, uint32(at)).WithReference(constantMap).WithSource(ins.Source())
 			if symbol := ins.Symbol(); symbol != "" {
 				load = load.WithSymbol(symbol)
 			}
@@ -142,19 +161,31 @@ func setCookieExtern(spec *ebpf.CollectionSpec) error {
 			*ins = load
 		}
 	}
-	if !found {
+	if !slices.Contains(used, true) {
 		return nil
 	}
 	if spec.Maps[constantMap] != nil {
 		return fmt.Errorf("the object has a section %s, which this runner needs for itself", constantMap)
 	}
-	value := []byte{0}
-	if hasCookies() {
-		value[0] = 1
+	values := make([]byte, len(externs))
+	for i, e := range externs {
+		if !used[i] {
+			continue
+		}
+		value, err := e.value()
+		if err != nil {
+			return fmt.Errorf("find the value of %s: %w", e.name, err)
+		}
+		if value {
+			values[i] = 1
+		}
+		if err := forgetExtern(spec.Types, e.name); err != nil {
+			return err
+		}
 	}
-	spec.Maps[constantMap] = &ebpf.MapSpec{Name: constantMap, Type: ebpf.Array, KeySize: 4, ValueSize: 1, MaxEntries: 1,
-		Flags: bpfReadOnlyProg, Contents: []ebpf.MapKV{{Key: uint32(0), Value: value}}}
-	return forgetExtern(spec.Types, cookieExtern)
+	spec.Maps[constantMap] = &ebpf.MapSpec{Name: constantMap, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(len(values)), MaxEntries: 1,
+		Flags: bpfReadOnlyProg, Contents: []ebpf.MapKV{{Key: uint32(0), Value: values}}}
+	return nil
 }
 
 // bpfReadOnlyProg is BPF_F_RDONLY_PROG of linux/bpf.h.

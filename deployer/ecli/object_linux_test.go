@@ -23,7 +23,7 @@ func TestLoadSpec(t *testing.T) {
 		if !cookies {
 			withoutCookies(t)
 		}
-		if err := setCookieExtern(spec); err != nil {
+		if err := setExterns(spec); err != nil {
 			t.Fatal(err)
 		}
 		static, loads := 0, 0
@@ -34,7 +34,7 @@ func TestLoadSpec(t *testing.T) {
 			if ins.OpCode.IsDWordLoad() && ins.Reference() == constantMap && ins.Src == asm.PseudoMapValue {
 				loads++
 			}
-			if ins.OpCode.IsDWordLoad() && ins.Constant == cookieMark {
+			if ins.OpCode.IsDWordLoad() && uint64(ins.Constant)-externMark < uint64(len(externs)) {
 				t.Errorf("a mark is left: %v", ins)
 			}
 		}
@@ -42,7 +42,7 @@ func TestLoadSpec(t *testing.T) {
 			t.Errorf("%d static functions, %d loads", static, loads)
 		}
 		value, ok := spec.Maps[constantMap].Contents[0].Value.([]byte)
-		if !ok || len(value) != 1 || (value[0] == 1) != (cookies && hasCookies()) {
+		if !ok || len(value) != len(externs) || (value[0] == 1) != (cookies && hasCookies()) {
 			t.Errorf("cookies %v: the map holds %v", cookies, value)
 		}
 		var section *btf.Datasec
@@ -60,9 +60,34 @@ func TestLoadSpec(t *testing.T) {
 			t.Fatal(err)
 		}
 		maps := len(spec.Maps)
-		if err := setCookieExtern(spec); err != nil || len(spec.Maps) != maps {
+		if err := setExterns(spec); err != nil || len(spec.Maps) != maps {
 			t.Errorf("%s: %v, %d maps", name, err, len(spec.Maps))
 		}
+	}
+}
+
+// TestSyscallWrapper: what BPF_KSYSCALL asks for is read from kallsyms, and the
+// value is found where no program uses it as a variable of the configuration.
+func TestSyscallWrapper(t *testing.T) {
+	pkg, _ := readPackage(t, "../tracing/ksyscall")
+	spec, err := loadSpec(pkg.Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setExterns(spec); err != nil {
+		t.Fatal(err)
+	}
+	prefix, err := syscallWrapper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	value, ok := spec.Maps[constantMap].Contents[0].Value.([]byte)
+	if !ok || len(value) != 2 || value[0] != 0 || (value[1] == 1) != (prefix != "") {
+		t.Errorf("prefix %q: the map holds %v", prefix, value)
+	}
+	var section *btf.Datasec
+	if err := spec.Types.TypeByName(kconfigSection, &section); err != nil || len(section.Vars) != 0 {
+		t.Errorf("section %s: %v, %v", kconfigSection, section, err)
 	}
 }
 
@@ -79,7 +104,7 @@ func FuzzLoadSpec(f *testing.F) {
 			return
 		}
 		if spec.Types != nil {
-			_ = setCookieExtern(spec)
+			_ = setExterns(spec)
 		}
 	})
 }

@@ -27,6 +27,9 @@ type Options struct {
 	// to, if their hook is on one. Empty is the one that the package names; XDP
 	// and tc take lo where it names none.
 	Interface string
+	// KernelBTF is raw BTF of the running kernel, for where the kernel shows none
+	// and BTF_FILE_PATH names none.
+	KernelBTF []byte
 	// ReadySocket is the path of the unix socket that is there from when every
 	// program is attached until they are detached. Empty is none.
 	ReadySocket string

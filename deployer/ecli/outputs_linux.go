@@ -22,10 +22,13 @@ var stuckTimeout = 3 * time.Second
 type source interface {
 	// header returns what stands above its lines.
 	header() []byte
-	// run prints until finish was called and all is printed that was there
-	// then.
+	// run prints until finish was called and all is printed that was there then.
+	// It may be called again after that.
 	run() error
-	finish()
+	// finish makes run return. last is false where another instance goes on.
+	finish(last bool)
+	// hold keeps what comes while nothing is printed, until stop is closed.
+	hold(stop <-chan struct{}) error
 	close() error
 }
 
@@ -34,6 +37,8 @@ type source interface {
 type outputs struct {
 	sources []source
 	sink    sink
+	// headed is true when the headers are printed.
+	headed bool
 }
 
 // A sink takes whole lines from several sources. They write the bytes
@@ -60,7 +65,7 @@ func (s *sink) write(lines []byte) error {
 	return nil
 }
 
-func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *outputs, err error) {
+func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ *outputs, err error) {
 	out := &outputs{sink: sink{out: o.Stdout}}
 	defer func() {
 		if err != nil {
@@ -74,7 +79,8 @@ func newOutputs(p *plan, coll *ebpf.Collection, o *Options, r *reporter) (_ *out
 	}
 	for i := range p.exports {
 		e := &p.exports[i]
-		s, err := newSource(e, p, coll.Maps[e.mapName], &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}, &out.sink, r)
+		pr := &printer{layout: e.layout, json: o.JSON, text: text, now: o.Now}
+		s, err := newSource(e, p, maps[e.mapName], pr, &out.sink, r, o.Root)
 		if err != nil {
 			return nil, err
 		}
@@ -98,11 +104,15 @@ func widenPipe(out io.Writer) {
 	}
 }
 
-func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter) (source, error) {
+func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter, root string) (source, error) {
 	if e.sample != nil {
 		return newSampleSource(e, m, pr, out)
 	}
-	return newEventSource(e, p, m, pr, out, r)
+	events, err := newEventSource(e, p, m, pr, out, r)
+	if err != nil || e.stacks == nil {
+		return events, err
+	}
+	return newStackSource(e.stacks, events, root), nil
 }
 
 // run prints the headers and then what the sources have, until
@@ -112,9 +122,12 @@ func (o *outputs) run() error {
 	for _, s := range o.sources {
 		headers = append(headers, s.header()...)
 	}
-	if err := o.sink.write(headers); err != nil {
-		return err
+	if !o.headed {
+		if err := o.sink.write(headers); err != nil {
+			return err
+		}
 	}
+	o.headed = true
 	done := make(chan error, len(o.sources))
 	for _, s := range o.sources {
 		go func() { done <- s.run() }()
@@ -123,17 +136,31 @@ func (o *outputs) run() error {
 	for range o.sources {
 		if err := <-done; err != nil && first == nil {
 			first = err
-			o.finish()
+			o.finish(true)
 		}
 	}
 	return first
 }
 
-// finish makes run return once all is printed.
-func (o *outputs) finish() {
+// finish makes run return once all is printed. last is false where another
+// instance goes on with the maps.
+func (o *outputs) finish(last bool) {
 	for _, s := range o.sources {
-		s.finish()
+		s.finish(last)
 	}
+}
+
+// hold keeps what comes until stop is closed.
+func (o *outputs) hold(stop <-chan struct{}) error {
+	errs := make(chan error, len(o.sources))
+	for _, s := range o.sources {
+		go func() { errs <- s.hold(stop) }()
+	}
+	var all []error
+	for range o.sources {
+		all = append(all, <-errs)
+	}
+	return errors.Join(all...)
 }
 
 // wait waits for run to end, which an output that takes nothing could delay for

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -50,6 +51,13 @@ type plannedProgram struct {
 	target string
 	spec   *ebpf.ProgramSpec
 	meta   *manifest.ProgMeta
+	// object is what the program is a part of; nil once it is attached.
+	object *ebpf.CollectionSpec
+	// maps are the object's maps in the kernel, and attached what was attached
+	// before this program, for hooks that attach to maps. They are there from
+	// when it is attached.
+	maps     map[string]*ebpf.Map
+	attached []io.Closer
 	// pid is the process whose user-space probes fire; 0 is every process.
 	pid int
 	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
@@ -94,10 +102,13 @@ func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedPro
 	// The section of the object decides; the description's is not looked at.
 	section := strings.TrimPrefix(ps.SectionName, "?")
 	h, target := findHook(section)
+	if why := manifest.WhyNotAttached(section); h == nil && why != "" {
+		return plannedProgram{}, unsupported("section %q: %s", section, why)
+	}
 	if h == nil {
 		return plannedProgram{}, unsupported("section %q: this runner does not attach that hook; it attaches %s", section, strings.Join(hookNames(), ", "))
 	}
-	planned := plannedProgram{name: meta.Name, hook: h, target: target, spec: ps, meta: meta}
+	planned := plannedProgram{name: meta.Name, hook: h, target: target, spec: ps, meta: meta, object: spec}
 	if h.check != nil {
 		if err := h.check(&planned); err != nil {
 			return plannedProgram{}, fmt.Errorf("section %q: %w", section, err)
@@ -120,7 +131,9 @@ func (p *plan) onInterface() bool {
 func hookNames() []string {
 	var names []string
 	for _, h := range hooks {
-		names = append(names, h.sections...)
+		if h.attach != nil {
+			names = append(names, h.sections...)
+		}
 	}
 	slices.Sort(names)
 	return names

@@ -45,7 +45,7 @@ func TestPlan(t *testing.T) {
 		{"perf buffers of many pages", func(m *manifest.Meta) { m.PerfBufferPages = 1 << 16 }, ""},
 		{"perf buffers of too many pages", func(m *manifest.Meta) { m.PerfBufferPages = 1<<16 + 1 }, "perf_buffer_pages 65537: at most 65536 pages a CPU"},
 		{"default interpreter", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`"default_struct"`) }, ""},
-		{"stack traces", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`{"stack_trace":{}}`) }, `map events: this runner does not know the interpreter {"stack_trace":{}}`},
+		{"stack traces", func(m *manifest.Meta) { skel(m).Maps[0].Interpreter = json.RawMessage(`{"stack_trace":{}}`) }, `map events: stack_trace: struct record has no member pid`},
 		{"sample of a ring buffer is not looked at", func(m *manifest.Meta) { skel(m).Maps[0].Sample = &manifest.Sample{Interval: 1} }, ""},
 		{"export config that is switched off", func(m *manifest.Meta) { skel(m).Maps[0].ExportConfig = json.RawMessage(`"no_export"`) }, ""},
 		{"export config of nothing", func(m *manifest.Meta) {
@@ -76,7 +76,7 @@ func TestPlan(t *testing.T) {
 // program or map and of the hook.
 func TestPlanRefuses(t *testing.T) {
 	for pkg, want := range map[string]string{
-		"sections/kprobe":    `program the_program: section "kprobe": this runner does not attach that hook; it attaches `,
+		"sections/kprobe":    `program the_program: section "kprobe": it names no function; write SEC("kprobe/FUNCTION")`,
 		"sections/uprobe":    `program the_program: section "uprobe": it names no function`,
 		"sections/badtp":     `program the_program: section "tracepoint/noslash": it names no tracepoint`,
 		"no-export/noheader": `map events: the package does not say which struct its events are`,

@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -31,6 +32,10 @@ type ring struct {
 	// at is where the next record is. What lies between consumed and at was
 	// returned and is not given back yet.
 	at uint64
+	// held are records that were taken out while nobody printed; next returns
+	// them first.
+	held      [][]byte
+	heldBytes int
 
 	epoll, event int
 	timeout      time.Duration
@@ -111,6 +116,11 @@ func openRing(m *ebpf.Map, timeout time.Duration) (_ *ring, err error) {
 // it is, next waits, and returns os.ErrDeadlineExceeded after the timeout, or
 // errFlushed while the ring is flushed.
 func (r *ring) next() (record []byte, lost uint64, err error) {
+	if len(r.held) > 0 {
+		record, r.held = r.held[0], r.held[1:]
+		r.heldBytes -= len(record)
+		return record, 0, nil
+	}
 	for turn := 0; ; {
 		produced := r.produced.Load()
 		if r.at == produced {
@@ -144,6 +154,63 @@ func (r *ring) next() (record []byte, lost uint64, err error) {
 		if length&ringDiscarded == 0 {
 			return head[ringHeaderSize : ringHeaderSize+size : ringHeaderSize+size], 0, nil
 		}
+	}
+}
+
+const (
+	// holdPause is how often a ring is looked at that fills while nobody prints.
+	holdPause = time.Millisecond
+	// maxHeld is how many bytes are held in memory before the ring runs over.
+	maxHeld = 256 << 20
+)
+
+// hold waits until stop is closed, and takes records into memory whenever the ring
+// is more than half full. next must not have returned what is not released.
+func (r *ring) hold(stop <-chan struct{}) error {
+	woken := make(chan struct{})
+	defer func() { <-woken }()
+	go func() {
+		defer close(woken)
+		<-stop
+		_ = r.wake()
+	}()
+	for {
+		waiting, size := r.waiting()
+		var err error
+		switch {
+		case waiting == 0:
+			if err = r.wait(); errors.Is(err, os.ErrDeadlineExceeded) {
+				err = nil
+			}
+		case waiting <= size/2 || r.heldBytes >= maxHeld:
+			time.Sleep(holdPause)
+		}
+		select {
+		case <-stop:
+			return err
+		default:
+		}
+		if err != nil {
+			return err
+		}
+		if waiting, _ := r.waiting(); waiting <= size/2 || r.heldBytes >= maxHeld {
+			continue
+		}
+		held := r.held
+		r.held = nil // else next would return them
+		for {
+			record, _, err := r.next()
+			if errors.Is(err, errDry) {
+				break
+			}
+			if err != nil {
+				return err
+			}
+			held = append(held, bytes.Clone(record))
+			r.heldBytes += len(record)
+		}
+		r.held = held
+		r.release()
 	}
 }
 
@@ -202,6 +269,11 @@ func (r *ring) rest(ago time.Duration) time.Duration {
 // Flush makes next return errFlushed once nothing is waiting.
 func (r *ring) Flush() error {
 	r.flushing.Store(true)
+	return r.wake()
+}
+
+// wake ends a wait.
+func (r *ring) wake() error {
 	one := binary.NativeEndian.AppendUint64(nil, 1)
 	if _, err := unix.Write(r.event, one); err != nil && !errors.Is(err, unix.EAGAIN) {
 		return fmt.Errorf("wake the reader up: %w", err)

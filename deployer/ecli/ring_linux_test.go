@@ -238,6 +238,40 @@ func TestRingRestFindsRecords(t *testing.T) {
 	}
 }
 
+// TestRingHolds: while nobody prints nothing is lost, and the order stays.
+func TestRingHolds(t *testing.T) {
+	f := newRingFiller(t, uint32(os.Getpagesize()), 0)
+	r := openTestRing(t, f.ring)
+	stop, held := make(chan struct{}), make(chan error, 1)
+	go func() { held <- r.hold(stop) }()
+	// Four times what there is room for.
+	for range 16 {
+		f.run(t, f.output, 64)
+		eventually(t, "there is room", func() bool {
+			waiting, size := r.produced.Load()-r.consumed.Load(), uint64(os.Getpagesize())
+			return waiting <= size/2
+		})
+	}
+	close(stop)
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	f.run(t, f.output, 8)
+	got, err := take(t, r)
+	if !errors.Is(err, errDry) || len(got) != 16*64+8 {
+		t.Fatalf("%d records, %v", len(got), err)
+	}
+	for i, n := range got {
+		if n != uint64(i) {
+			t.Fatalf("record %d where %d is next", n, i)
+		}
+	}
+	r.release()
+	if r.heldBytes != 0 {
+		t.Errorf("%d bytes are held", r.heldBytes)
+	}
+}
+
 func TestRingRefuses(t *testing.T) {
 	needRoot(t)
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 4096})

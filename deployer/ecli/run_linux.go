@@ -100,16 +100,19 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {
+				closeTargets(p)
 				return nil, fmt.Errorf("program %s: %w", prog.name, err)
 			}
 		}
 	}
-	if in.coll, err = load(spec); err != nil {
+	in.coll, err = load(p, spec, o)
+	closeTargets(p)
+	if err != nil {
 		return nil, err
 	}
 	// The readers come first, so that no event finds a buffer that nobody reads.
 	if len(p.exports) > 0 {
-		if in.outputs, err = newOutputs(p, in.coll, o, in.reporter); err != nil {
+		if in.outputs, err = newOutputs(p, in.coll.Maps, o, in.reporter); err != nil {
 			return nil, err
 		}
 	}
@@ -121,13 +124,14 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 		prog := &p.programs[i]
 		prog.usdt = usdt
 		section := prog.spec.SectionName
+		prog.maps, prog.attached = in.coll.Maps, in.links
 		link, target, err := prog.hook.attach(prog, in.coll.Programs[prog.name], o)
 		if err != nil {
 			return nil, explain(fmt.Errorf("attach program %s (%s): %w", prog.name, section, err))
 		}
 		in.links = append(in.links, link)
 		in.reporter.programs = append(in.reporter.programs, manifest.ProgramStatus{Name: prog.name, Section: section, Target: target})
-		prog.spec = nil
+		prog.spec, prog.object, prog.maps, prog.attached = nil, nil, nil, nil
 	}
 	if o.ReadySocket != "" {
 		if in.ready, err = listenReady(o.ReadySocket); err != nil {
@@ -135,6 +139,17 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 		}
 	}
 	return in, nil
+}
+
+// closeTargets closes the loaded programs that those of the plan are loaded
+// against.
+func closeTargets(p *plan) {
+	for i := range p.programs {
+		if spec := p.programs[i].spec; spec.AttachTarget != nil {
+			_ = spec.AttachTarget.Close()
+			spec.AttachTarget = nil
+		}
+	}
 }
 
 // run prints events until ctx is done.
@@ -152,7 +167,7 @@ func (in *instance) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	err := in.detach()
-	in.outputs.finish()
+	in.outputs.finish(true)
 	if drainErr := in.outputs.wait(done); err == nil {
 		err = drainErr
 	}
@@ -209,31 +224,54 @@ func (in *instance) close() error {
 	return err
 }
 
-// btfFileEnv names a file with the kernel's BTF; it goes before the kernel's
-// own.
-const btfFileEnv = "BTF_FILE_PATH"
-
-func load(spec *ebpf.CollectionSpec) (*ebpf.Collection, error) {
+func load(p *plan, spec *ebpf.CollectionSpec, o *Options) (*ebpf.Collection, error) {
 	var opts ebpf.CollectionOptions
-	if path := os.Getenv(btfFileEnv); path != "" {
-		types, err := btf.LoadSpec(path)
-		if err != nil {
-			return nil, manifest.WithKind(manifest.KindPrecondition,
-				fmt.Errorf("read the kernel's BTF from %s: %w", path, err),
-				fmt.Sprintf("%s names a file with raw BTF, or an ELF file that has a section .BTF.", btfFileEnv))
-		}
-		opts.Programs.KernelTypes = types
+	types, err := kernelTypes(o)
+	if err != nil {
+		return nil, err
 	}
-	if err := setCookieExtern(spec); err != nil {
+	opts.Programs.KernelTypes = types
+	if err := setExterns(spec); err != nil {
 		return nil, err
 	}
 	// Kernels before 5.11 charge maps and programs to this limit. It cannot be
 	// raised everywhere, and need not be on newer ones.
 	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
+	coll, err := loadCollection(p, spec, opts)
+	if err != nil {
+		for i := range p.programs {
+			// A collection names the program that it could not load.
+			prog := &p.programs[i]
+			if prog.hook.explain != nil && strings.HasPrefix(err.Error(), "program "+prog.name+":") {
+				err = prog.hook.explain(prog, err)
+			}
+		}
+		return nil, explain(fmt.Errorf("load the programs: %w", err))
+	}
+	return coll, nil
+}
+
+func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOptions) (*ebpf.Collection, error) {
+	for i := range p.programs {
+		if prog := &p.programs[i]; prog.hook.load != nil {
+			delete(spec.Programs, prog.name)
+		}
+	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, opts)
 	if err != nil {
-		return nil, explain(fmt.Errorf("load the programs: %w", err))
+		return nil, err
+	}
+	for i := range p.programs {
+		prog := &p.programs[i]
+		if prog.hook.load == nil {
+			continue
+		}
+		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
+			delete(coll.Programs, prog.name)
+			coll.Close()
+			return nil, fmt.Errorf("program %s: %w", prog.name, err)
+		}
 	}
 	return coll, nil
 }
@@ -261,9 +299,8 @@ func explain(err error) error {
 	switch {
 	case manifest.AdviceOf(err) != "":
 		return err
-	case errors.Is(err, btf.ErrNotSupported) && !kernelHasBTF():
-		return manifest.WithKind(manifest.KindPrecondition, err, fmt.Sprintf(
-			"This kernel does not show its types: it needs CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux), or %s names a file with them.", btfFileEnv))
+	case errors.Is(err, btf.ErrNotSupported) && !KernelHasBTF() && os.Getenv(btfFileEnv) == "":
+		return manifest.WithKind(manifest.KindPrecondition, err, noBTFAdvice)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return manifest.WithKind(manifest.KindPrecondition, err, "")
 	case errors.As(err, &verifier) && needsPerfmon(verifier.Log):
@@ -271,6 +308,8 @@ func explain(err error) error {
 			"The verifier allows that only with CAP_PERFMON: run as root or with that capability, or write the program without it (constant offsets from a pointer, no pointers in events and maps).")
 	case errors.As(err, &verifier) && !errors.Is(err, unix.EPERM):
 		return err
+	case errors.Is(err, unix.EACCES) && !mayOpenPerfEvents():
+		return manifest.WithKind(manifest.KindPrecondition, err, perfAdvice)
 	case errors.Is(err, fs.ErrPermission):
 		return manifest.WithKind(manifest.KindPrecondition, err,
 			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (CAP_BPF and CAP_PERFMON for tracing, CAP_BPF and CAP_NET_ADMIN for networking).")
@@ -285,11 +324,6 @@ func needsPerfmon(log []string) bool {
 	return slices.ContainsFunc(log, func(line string) bool {
 		return strings.Contains(line, "prohibited for !root") || strings.Contains(line, "leaks addr") || strings.Contains(line, "pointer comparison prohibited")
 	})
-}
-
-func kernelHasBTF() bool {
-	_, err := os.Stat("/sys/kernel/btf/vmlinux")
-	return err == nil || os.Getenv(btfFileEnv) != ""
 }
 
 func kernelRelease() string {

@@ -164,6 +164,18 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRunStacks is TestRun for packages whose events are stacks of fixed
+// addresses.
+func TestRunStacks(t *testing.T) {
+	for _, name := range []string{"nosym", "sym", "map"} {
+		t.Run(name, func(t *testing.T) {
+			s := runPackage(t, "stack-trace/"+name, Options{})
+			getpgid(77330)
+			golden(t, "testdata/upstream/stack-trace/"+name+".text.golden", []byte(s.end()), false)
+		})
+	}
+}
+
 func TestRunWithArguments(t *testing.T) {
 	const globals = `"a_u32":10,"bss":0,"bss_text":"","d":4612811918334230528,"f":1069547520,"i":1,"l":5,"ll":6,"pid":8,"s":3,"text":"rodata","uc":9,"ui":2,"ul":11,"ull":7,"us":4`
 	const cmdarg = `"defaulted":42,"defoff":false,"defon":true,"init":true,"on":false,"plain":1,"renamed":2,"text":"dflt"`

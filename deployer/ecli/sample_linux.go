@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
 )
 
 // A sampleSource prints all that a map holds, at once, then at an interval, and
-// a last time at the end.
+// a last time at the end unless another instance goes on with the map.
 type sampleSource struct {
 	mapName  string
 	m        *ebpf.Map
@@ -22,9 +21,9 @@ type sampleSource struct {
 	interval time.Duration
 	// clear empties the map after the last time.
 	clear bool
-	stop  chan struct{}
-	once  sync.Once
-	buf   []byte
+	// stop ends run, true with a last round.
+	stop chan bool
+	buf  []byte
 }
 
 // maxInterval is 34 years.
@@ -44,7 +43,7 @@ func newSampleSource(e *export, m *ebpf.Map, pr *printer, out *sink) (*sampleSou
 		mapName: e.mapName, m: m, printer: pairs, sink: out, interval: interval,
 		// The kernel deletes nothing from arrays.
 		clear: e.sample.ClearMap && e.typ != ebpf.Array && e.typ != ebpf.PerCPUArray,
-		stop:  make(chan struct{}),
+		stop:  make(chan bool, 1),
 	}, nil
 }
 
@@ -54,20 +53,18 @@ func (s *sampleSource) run() error {
 	tick := time.NewTicker(s.interval)
 	defer tick.Stop()
 	for {
-		last := false
-		select {
-		case <-s.stop:
-			last = true
-		default:
-		}
 		if err := s.round(); err != nil {
 			return err
 		}
-		if last {
-			return s.empty()
-		}
 		select {
-		case <-s.stop:
+		case last := <-s.stop:
+			if !last {
+				return nil
+			}
+			if err := s.round(); err != nil {
+				return err
+			}
+			return s.empty()
 		case <-tick.C:
 		}
 	}
@@ -132,7 +129,15 @@ func (s *sampleSource) empty() error {
 	return nil
 }
 
-func (s *sampleSource) finish() { s.once.Do(func() { close(s.stop) }) }
+func (s *sampleSource) finish(last bool) {
+	select {
+	case s.stop <- last:
+	default: // it ends already
+	}
+}
+
+// hold has nothing to do: the map keeps what it has.
+func (s *sampleSource) hold(<-chan struct{}) error { return nil }
 
 // close leaves the map, which the run closes.
 func (s *sampleSource) close() error { return nil }

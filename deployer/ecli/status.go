@@ -59,6 +59,13 @@ func newReporter(o *Options, kernel string) *reporter {
 	return r
 }
 
+// warn prints a sentence about something that is missing.
+func (r *reporter) warn(sentence string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	fmt.Fprintf(r.stderr, "warning: %s\n", TextFor(r.stderr, sentence))
+}
+
 func (r *reporter) record(event string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -83,7 +83,8 @@ func run(skipFile string, slowest int, args []string, out io.Writer) (int, error
 	return 0, nil
 }
 
-// parseSkips reads lines "PACKAGE TEST: reason"; # begins a comment.
+// parseSkips reads lines "PACKAGE TEST: reason"; # begins a comment. TEST/...
+// are the tests below TEST.
 func parseSkips(text string) (map[string]string, error) {
 	allowed := map[string]string{}
 	for n, line := range strings.Split(text, "\n") {
@@ -98,6 +99,22 @@ func parseSkips(text string) (map[string]string, error) {
 		allowed[strings.Join(strings.Fields(name), " ")] = reason
 	}
 	return allowed, nil
+}
+
+// listed reports whether allowed has the key "PACKAGE TEST", or that of tests
+// that it is below.
+func listed(allowed map[string]string, key string) bool {
+	if _, ok := allowed[key]; ok {
+		return true
+	}
+	for i := len(key) - 1; i > strings.Index(key, " "); i-- {
+		if key[i] == '/' {
+			if _, ok := allowed[key[:i]+"/..."]; ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 type results struct {
@@ -179,7 +196,7 @@ func (r *results) summary(allowed map[string]string, slowest int, took time.Dura
 	}
 	for _, key := range r.skippedTests {
 		short := strings.TrimPrefix(key, "github.com/ebpm/ebpm/")
-		if _, ok := allowed[short]; !ok {
+		if !listed(allowed, short) {
 			unlisted++
 			fmt.Fprintf(r.out, "skipped, but not listed with a reason: %s\n", short)
 		}

@@ -42,3 +42,16 @@ func TestSummaryCountsUnlistedSkips(t *testing.T) {
 		}
 	}
 }
+
+func TestListed(t *testing.T) {
+	allowed := map[string]string{"e2e/p TestA": "", "e2e/p TestB/6.1/TestC/...": ""}
+	for key, want := range map[string]bool{
+		"e2e/p TestA": true, "e2e/p TestA/sub": false, "e2e/q TestA": false,
+		"e2e/p TestB/6.1/TestC/sub": true, "e2e/p TestB/6.1/TestC/sub/sub": true,
+		"e2e/p TestB/6.1/TestC": false, "e2e/p TestB/6.1/TestCD/sub": false, "e2e/p TestB/6.12/TestC/sub": false,
+	} {
+		if got := listed(allowed, key); got != want {
+			t.Errorf("%s: %t", key, got)
+		}
+	}
+}

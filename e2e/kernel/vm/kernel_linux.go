@@ -88,11 +88,15 @@ func withLists(ctx context.Context, log io.Writer, do func() error) error {
 }
 
 // OpenKernel returns the newest kernel of a series that apt offers, from the
-// user's cache folder or else downloaded into it.
+// user's cache folder or else downloaded into it. It installs the programs that
+// [Run] needs where they are missing.
 func OpenKernel(ctx context.Context, series string, log io.Writer) (*Kernel, error) {
 	meta, ok := metaPackages[series]
 	if !ok {
 		return nil, fmt.Errorf("find kernel %s: there are %s", series, strings.Join(Series, " and "))
+	}
+	if err := installPrograms(ctx, log); err != nil {
+		return nil, err
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"debug/elf"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -100,7 +101,7 @@ func dependencies(data []byte) ([]string, error) {
 	}
 	section := f.Section(".modinfo")
 	if section == nil {
-		return nil, fmt.Errorf("it has no section .modinfo")
+		return nil, errors.New("it has no section .modinfo")
 	}
 	info, err := section.Data()
 	if err != nil {

@@ -3,11 +3,14 @@
 package vm
 
 import (
+	"bytes"
 	"debug/elf"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 )
 
 // libraryDirs are where the dynamic linker of Debian looks.
@@ -29,22 +32,25 @@ func (r *initramfs) addProgram(name string, added map[string]bool) error {
 }
 
 func (r *initramfs) addLibraries(path string, added map[string]bool) error {
-	f, err := elf.Open(path)
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
 		return fmt.Errorf("read program %s: %w", path, err)
 	}
-	defer f.Close()
 	names, err := f.ImportedLibraries()
 	if err != nil {
 		return fmt.Errorf("read program %s: %w", path, err)
 	}
 	var files []string
 	if interp := f.Section(".interp"); interp != nil {
-		data, err := interp.Data()
-		if err != nil || len(data) == 0 {
-			return fmt.Errorf("read program %s: its section .interp: %w", path, err)
+		linker, err := interp.Data()
+		if err != nil {
+			return fmt.Errorf("read program %s: %w", path, err)
 		}
-		files = append(files, string(data[:len(data)-1]))
+		files = append(files, strings.TrimRight(string(linker), "\x00"))
 	}
 	for _, name := range names {
 		file := findLibrary(name)

@@ -140,7 +140,7 @@ func qemuArgs(kernel, initrd string, o Options) []string {
 		"-accel", "tcg,thread=single", "-cpu", "max", "-smp", or(o.CPUs, 2), "-m", or(o.Memory, 1024),
 		"-kernel", kernel, "-initrd", initrd,
 		// The expedited grace periods of RCU make closing what is attached quick.
-		"-append", "console=ttyS0 quiet panic=-1 lsm=bpf mitigations=off rcupdate.rcu_expedited=1",
+		"-append", "console=ttyS0 quiet panic=-1 lsm=bpf no_timer_check mitigations=off rcupdate.rcu_expedited=1",
 		"-serial", "stdio", "-serial", "file:/dev/fd/3",
 	}
 }

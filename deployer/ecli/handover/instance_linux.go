@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/ebpm/ebpm/manifest"
+)
+
+// A Host is an instance's own part in the kernel and at the output. Its methods
+// are called one after the other. Files are descriptors; those that a method
+// takes are its own, those that it returns stay the host's.
+type Host interface {
+	// Start puts the programs in their places where no other instance is.
+	Start(context.Context) error
+	// Offer says what a successor gets.
+	Offer() (Offer, []int, error)
+	// Prepare gets everything ready beside the one whose offer it is, up to what
+	// would show. After an error it is as if it had not been called.
+	Prepare(context.Context, Offer, []int) (Ready, []int, error)
+	// Keep holds what a successor brings, so that DrainPeer can print its events.
+	Keep(Ready, []int) error
+	// Current reports whether the programs of this instance are those that run.
+	Current() (bool, error)
+	// Flip makes the programs of this instance those that run, or those of its
+	// peer, and waits until the others have ended on every processor.
+	Flip(own bool) error
+	// Grace waits until every program has ended that runs now.
+	Grace() error
+	// Drain prints all that is in the buffers, stops printing, and returns how
+	// many events that were. From then on events are held.
+	Drain() (uint64, error)
+	// Resume prints, what was held first.
+	Resume() error
+	// DrainPeer prints the events that the peer left in its buffers.
+	DrainPeer() error
+	// DropPeer lets go of what only the peer had, and empties its slots.
+	DropPeer() error
+	// Release lets go of everything. A host that prints prints what is left.
+	Release() error
+	// Failed tells that the output does not work any more.
+	Failed() <-chan error
+}
+
+// Options say how an instance takes part.
+type Options struct {
+	// Dir is the folder of the release on this node. It is made, and only for
+	// this user.
+	Dir string
+	// Revision is that of [Hello].
+	Revision uint64
+	// Became is told of each new role, with the time that the move took until
+	// the new version printed; 0 without one.
+	Became func(role string, move time.Duration)
+	// Log takes sentences for people.
+	Log func(string)
+	// Hung is called in a goroutine of its own when a move does not come to its
+	// end. It ends the process, so that the other instance goes on.
+	Hung func(error)
+}
+
+// Bounds of time.
+var (
+	// MoveTimeout is how long a move may take in all.
+	MoveTimeout = 60 * time.Second
+	// answerTimeout is how long an answer may take that needs no work.
+	answerTimeout = 10 * time.Second
+)
+
+// A RefusedError says that the current instance hands nothing over.
+type RefusedError struct {
+	Reason   string
+	Protocol int
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("the running instance does not hand over: %s", e.Reason)
+}
+
+// An instance is the process's part in the release.
+type instance struct {
+	Options
+	host     Host
+	place    *place
+	accepted <-chan conn
+	// standby is the instance from which this one took over; nil without one.
+	standby *peer
+	// parked are those that wait for the end of this one.
+	parked []conn
+}
+
+// A peer is the other end of a connection that stays open for as long as both
+// live: its end is how one learns of the other's.
+type peer struct {
+	conn
+	gone chan struct{} // closed at the end
+}
+
+// watch waits for the end of a peer that has nothing more to say.
+func watch(c conn) *peer {
+	p := &peer{c, make(chan struct{})}
+	go func() {
+		defer close(p.gone)
+		for {
+			_, files, err := p.receive(context.Background())
+			closeFiles(files)
+			// Nonsense is no end: whoever flips while the other one lives doubles.
+			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+				return
+			}
+		}
+	}()
+	return p
+}
+
+// Run takes over from the current instance of the release, or starts where there
+// is none, and runs until ctx is done; then whoever stands by goes on. It returns
+// nil after the end, a *[RefusedError] if the current one hands nothing over, and
+// the errors of host.
+func Run(ctx context.Context, host Host, o Options) (err error) {
+	i := &instance{Options: o, host: host}
+	if i.place, err = openPlace(o.Dir); err != nil {
+		return err
+	}
+	defer func() {
+		_ = i.place.close()
+		if i.standby != nil {
+			_ = i.standby.Close()
+		}
+		for _, c := range i.parked {
+			_ = c.Close()
+		}
+	}()
+	for {
+		role, err := i.join(ctx)
+		switch {
+		case role == manifest.RoleCurrent:
+			return i.current(ctx)
+		case ctx.Err() != nil:
+			return nil // before it was anything
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// join becomes the current instance, or returns [manifest.RoleStale] after the end of a newer
+// one.
+func (i *instance) join(ctx context.Context) (string, error) {
+	unlock, err := i.place.lock(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	// What follows takes no longer than a move, for others wait for the lock.
+	limited, cancel := context.WithTimeoutCause(ctx, MoveTimeout, fmt.Errorf("the handover was not done in %s", MoveTimeout))
+	defer cancel()
+	// Who hangs in the kernel does not look at a context.
+	watchdog := time.AfterFunc(MoveTimeout+answerTimeout, func() { i.Hung(context.Cause(limited)) })
+	defer watchdog.Stop()
+	for {
+		c, err := i.place.dial()
+		if err != nil {
+			return "", err
+		}
+		if c == nil {
+			free, err := i.place.claim()
+			if err != nil {
+				return "", err
+			}
+			if free {
+				return i.cold(limited)
+			}
+			// Somebody lives who does not answer: a standby that is about to.
+			if err := pause(limited); err != nil {
+				return "", err
+			}
+			continue
+		}
+		role, err := i.greet(limited, *c)
+		switch {
+		case errors.Is(err, io.EOF):
+			continue // it has ended before it gave anything
+		case role == manifest.RoleStale:
+			watchdog.Stop()
+			unlock()
+			defer func() { _ = c.Close() }()
+			select {
+			case <-watch(*c).gone:
+			case <-ctx.Done():
+			}
+		}
+		return role, err
+	}
+}
+
+// pause waits a little before something is tried again.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(20 * time.Millisecond):
+		return nil
+	}
+}
+
+// cold starts where nobody is, or beside one that hands nothing over.
+func (i *instance) cold(ctx context.Context) (string, error) {
+	if err := i.host.Start(ctx); err != nil {
+		return "", err
+	}
+	if err := errors.Join(i.place.live(), i.appear()); err != nil {
+		return "", errors.Join(err, i.host.Release())
+	}
+	i.Became(manifest.RoleCurrent, 0)
+	return manifest.RoleCurrent, nil
+}
+
+// appear makes this instance the one that answers.
+func (i *instance) appear() (err error) {
+	i.accepted, err = i.place.listen()
+	return err
+}
+
+// greet talks to the current instance. The error is io.EOF if that one ended before
+// it gave anything. The connection is closed, but where it is of use: to a newer
+// one, and to the standby.
+func (i *instance) greet(ctx context.Context, c conn) (_ string, err error) {
+	keep := false
+	defer func() {
+		if !keep {
+			_ = c.Close()
+		}
+	}()
+	if err := c.checkPeer(); err != nil {
+		return "", err
+	}
+	start := time.Now()
+	if err := c.send(Hello{Protocol: Protocol, Revision: i.Revision}, nil); err != nil {
+		return "", err
+	}
+	m, files, err := c.receive(ctx)
+	if err != nil {
+		return "", err
+	}
+	switch m := m.(type) {
+	case Refuse:
+		if m.Protocol == Protocol {
+			return "", &RefusedError{m.Reason, m.Protocol}
+		}
+		i.Log(fmt.Sprintf("the running instance hands over by protocol %d, this one by %d: events are doubled until it ends", m.Protocol, Protocol))
+		return i.cold(ctx)
+	case Stale:
+		keep = true
+		i.Log(fmt.Sprintf("a newer instance runs (%d, this one is %d): waiting for its end", m.Revision, i.Revision))
+		i.Became(manifest.RoleStale, 0)
+		return manifest.RoleStale, nil
+	case Offer:
+		alive, err := i.take(ctx, c, m, files)
+		if err != nil {
+			return "", err
+		}
+		i.Became(manifest.RoleCurrent, time.Since(start))
+		if keep = alive; alive {
+			i.standby = watch(c)
+		}
+		return manifest.RoleCurrent, nil
+	default:
+		closeFiles(files)
+		return "", fmt.Errorf("the running instance answered with %s", m.kind())
+	}
+}
+
+// take moves the release to this instance, and reports whether the other one
+// lives and stands by. Where the other one dies, it goes on alone.
+func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (alive bool, err error) {
+	ready, mine, err := i.host.Prepare(ctx, offer, files)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, i.host.Release())
+		}
+	}()
+	// ask sends m and waits for the answer; a peer that has ended gives none.
+	alive = true
+	ask := func(m Message, files []int) (answer Message, err error) {
+		err = c.send(m, files)
+		if err == nil {
+			answer, files, err = c.receive(ctx)
+			closeFiles(files)
+		}
+		if !errors.Is(err, io.EOF) {
+			return answer, err
+		}
+		alive = false
+		return nil, nil //nolint:nilnil // Nobody is there to answer.
+	}
+	answer, err := ask(ready, mine)
+	if err != nil {
+		return false, err
+	}
+	switch m := answer.(type) {
+	case Refuse:
+		return false, &RefusedError{m.Reason, m.Protocol}
+	case Go, nil:
+	default:
+		return false, fmt.Errorf("the running instance answered with %s where it should say go", m.kind())
+	}
+	if err := i.place.live(); err != nil {
+		return false, err
+	}
+	if err := i.host.Flip(true); err != nil {
+		return false, err
+	}
+	if err := i.appear(); err != nil {
+		return false, err
+	}
+	if alive {
+		switch m, err := ask(Flipped{}, nil); m := m.(type) {
+		case Drained, nil:
+			if err != nil {
+				return false, err
+			}
+		default:
+			return false, fmt.Errorf("the former instance answered with %s where it should say drained", m.kind())
+		}
+	}
+	if !alive {
+		if err := i.dropPeer(); err != nil {
+			return false, err
+		}
+	}
+	if err := i.host.Resume(); err != nil {
+		return false, err
+	}
+	if alive && c.send(Done{}, nil) != nil {
+		alive = false
+		return false, i.host.DropPeer()
+	}
+	return alive, nil
+}
+
+// dropPeer prints what a dead peer left, and lets go of what only it had.
+func (i *instance) dropPeer() error {
+	if err := i.host.DrainPeer(); err != nil {
+		return err
+	}
+	return i.host.DropPeer()
+}
+
+// current is the life of the instance whose programs run.
+func (i *instance) current(ctx context.Context) error {
+	for {
+		var standbyGone chan struct{}
+		if i.standby != nil {
+			standbyGone = i.standby.gone
+		}
+		select {
+		case <-ctx.Done():
+			return i.end(nil)
+		case err := <-i.host.Failed():
+			return i.end(err)
+		case <-standbyGone:
+			i.forgetStandby()
+			if err := i.host.DropPeer(); err != nil {
+				i.Log(err.Error())
+			}
+		case c := <-i.accepted:
+			moved, err := i.serve(c)
+			switch {
+			case err != nil:
+				return i.end(err)
+			case !moved:
+				continue
+			}
+			if again, err := i.stand(ctx, c); !again || err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (i *instance) forgetStandby() {
+	_ = i.standby.Close()
+	i.standby = nil
+}
+
+// end ends the current instance. A standby goes on: it learns of the end by that of
+// the connection, when all is printed.
+func (i *instance) end(err error) error {
+	if i.standby == nil {
+		return errors.Join(err, i.host.Release())
+	}
+	flipErr := i.host.Flip(false)
+	if flipErr == nil {
+		_, flipErr = i.host.Drain()
+	}
+	err = errors.Join(err, flipErr, i.host.Release())
+	i.forgetStandby()
+	return err
+}
+
+// serve hands over to a new instance, and reports whether it did. After an error
+// this instance does not know what it has.
+func (i *instance) serve(c conn) (moved bool, err error) {
+	keep := false
+	defer func() {
+		if !moved && !keep {
+			_ = c.Close()
+		}
+	}()
+	quick, cancel := context.WithTimeout(context.Background(), answerTimeout)
+	defer cancel()
+	m, files, err := c.receive(quick)
+	closeFiles(files)
+	hello, ok := m.(Hello)
+	switch {
+	case err != nil || !ok:
+		i.Log(fmt.Sprintf("a connection that says no hello is closed (%v)", err))
+		return false, nil
+	case hello.Protocol != Protocol:
+		keep = i.park(c, Refuse{Reason: fmt.Sprintf("it speaks protocol %d", Protocol), Protocol: Protocol})
+		return false, nil
+	case hello.Revision < i.Revision:
+		keep = i.park(c, Stale{Revision: i.Revision})
+		return false, nil
+	}
+	if err := i.retireStandby(quick); err != nil {
+		i.refuse(c, err)
+		return false, nil
+	}
+	offer, files, err := i.host.Offer()
+	if err != nil {
+		i.refuse(c, err)
+		return false, nil
+	}
+	if c.send(offer, files) != nil {
+		return false, nil
+	}
+	// The peer ends itself when it takes too long. Until it has the word to go, so
+	// may this one.
+	long, cancel := context.WithTimeout(context.Background(), MoveTimeout+2*answerTimeout)
+	defer cancel()
+	m, files, err = c.receive(long)
+	ready, ok := m.(Ready)
+	if err != nil || !ok {
+		closeFiles(files)
+		if err == nil || !errors.Is(err, io.EOF) {
+			i.refuse(c, errors.New("it said something else than ready"))
+		}
+		return false, i.host.DropPeer()
+	}
+	if err := i.host.Keep(ready, files); err != nil {
+		i.refuse(c, err)
+		return false, i.host.DropPeer()
+	}
+	if c.send(Go{}, nil) != nil {
+		return false, i.takeBack()
+	}
+	if !await[Flipped](c) {
+		return false, i.takeBack()
+	}
+	n, err := i.host.Drain()
+	if err != nil {
+		return false, err
+	}
+	if c.send(Drained{Events: n}, nil) != nil || !await[Done](c) {
+		return false, i.takeBack()
+	}
+	i.place.hide()
+	return true, nil
+}
+
+// await waits for a message of one kind, however long that takes, and reports
+// false when the peer has ended. All else is passed by: as long as the peer lives,
+// it may have moved the cell.
+func await[M Message](c conn) bool {
+	for {
+		m, files, err := c.receive(context.Background())
+		closeFiles(files)
+		if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+			return false
+		}
+		if _, ok := m.(M); ok && err == nil {
+			return true
+		}
+	}
+}
+
+// park answers a peer that gets nothing and keeps the connection, by whose end it
+// learns of that of this instance.
+func (i *instance) park(c conn, m Message) bool {
+	if c.send(m, nil) != nil {
+		return false
+	}
+	// Those that have given up meanwhile make room.
+	i.parked = slices.DeleteFunc(i.parked, func(c conn) bool {
+		if c.open() {
+			return false
+		}
+		_ = c.Close()
+		return true
+	})
+	i.parked = append(i.parked, c)
+	return true
+}
+
+func (i *instance) refuse(c conn, reason error) {
+	i.Log(fmt.Sprintf("the new instance is refused: %v", reason))
+	_ = c.send(Refuse{Reason: reason.Error(), Protocol: Protocol}, nil)
+}
+
+// retireStandby makes room for a new instance.
+func (i *instance) retireStandby(ctx context.Context) error {
+	if i.standby == nil {
+		return nil
+	}
+	_ = i.standby.send(Retire{}, nil)
+	select {
+	case <-i.standby.gone:
+		i.forgetStandby()
+		return i.host.DropPeer()
+	case <-ctx.Done():
+		return errors.New("an earlier instance stands by and does not let go")
+	}
+}
+
+// takeBack goes on after the death of a successor.
+func (i *instance) takeBack() error {
+	current, err := i.host.Current()
+	if err != nil {
+		return err
+	}
+	if !current {
+		// In this order, so that what is printed is in the order of the events: the
+		// old ones here, those of the peer, the new ones here.
+		if err := i.host.Grace(); err != nil {
+			return err
+		}
+		if _, err := i.host.Drain(); err != nil {
+			return err
+		}
+		if err := i.host.Flip(true); err != nil {
+			return err
+		}
+	}
+	if err := i.dropPeer(); err != nil {
+		return err
+	}
+	if err := i.host.Resume(); err != nil {
+		return err
+	}
+	i.Log("the new instance has ended: this one goes on")
+	return i.appear()
+}
+
+// stand stands by for the instance that took over, and reports whether this one is
+// the current one again.
+func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
+	defer func() { _ = c.Close() }()
+	i.Became(manifest.RoleStandby, 0)
+	for {
+		m, files, err := c.receive(ctx)
+		closeFiles(files)
+		switch {
+		case ctx.Err() != nil:
+			return false, i.host.Release()
+		case errors.Is(err, io.EOF):
+			if err := i.takeBack(); err != nil {
+				return false, errors.Join(err, i.host.Release())
+			}
+			i.Became(manifest.RoleCurrent, 0)
+			return true, nil
+		case err != nil:
+			i.Log(err.Error())
+			continue
+		}
+		if _, ok := m.(Retire); ok {
+			err := i.host.Release()
+			i.place.die()
+			_ = c.Close()
+			i.Became(manifest.RoleRetired, 0)
+			// Ending now would be a failure to whoever started it.
+			<-ctx.Done()
+			return false, err
+		}
+	}
+}

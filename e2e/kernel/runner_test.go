@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux && e2e
+
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/ebpm/ebpm/e2e/kernel/vm"
+)
+
+var update = flag.Bool("update", false, "write the table of docs/hooks.md, with a column of the running kernel")
+
+const (
+	runner    = "../../deployer/ecli"
+	hooksFile = "../../docs/hooks.md"
+	// bootTimeout is far more than the tests of one kernel take: the processor
+	// is translated.
+	bootTimeout = 20 * time.Minute
+)
+
+// TestRunner runs the tests of the runner on each kernel, and compares what they
+// say of the hooks with the documentation. Each test there is a test here:
+// TestRunner/KERNEL/TEST.
+func TestRunner(t *testing.T) {
+	suite, err := vm.Build(t.Context(), []string{runner})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := suite.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	var columns []*column
+	for _, series := range vm.Series {
+		c := &column{title: "Linux " + series, results: map[string]string{}}
+		columns = append(columns, c)
+		t.Run(series, func(t *testing.T) { runOn(t, series, suite, c) })
+	}
+	if t.Failed() {
+		t.Log("the table of hooks is not looked at, since tests failed")
+		return
+	}
+	t.Run("hooks.md", func(t *testing.T) { checkTable(t, columns) })
+}
+
+func runOn(t *testing.T, series string, suite *vm.Suite, c *column) {
+	k, err := vm.OpenKernel(t.Context(), series, os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	defer cancel()
+	o := vm.Options{Modules: vm.DefaultModules, Programs: vm.DefaultPrograms}
+	output := map[string]string{}
+	tests := 0
+	err = vm.Run(ctx, k, suite, o, func(e vm.Event) {
+		switch {
+		case e.Action == "attr":
+			c.attr(e.Key, e.Value)
+		case e.Action == "output":
+			output[e.Test] += e.Output
+		case e.Test == "" && e.Action == "fail":
+			t.Errorf("the test binary failed:\n%s", output[""])
+		case e.Test == "":
+		case e.Action == "pass", e.Action == "fail", e.Action == "skip":
+			tests++
+			t.Run(e.Test, func(t *testing.T) { repeatResult(t, e.Action, output[e.Test]) })
+			delete(output, e.Test)
+		}
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if tests == 0 {
+		t.Error("no test ran")
+	}
+}
+
+func repeatResult(t *testing.T, result, output string) {
+	switch result {
+	case "fail":
+		t.Errorf("\n%s", output)
+	case "skip":
+		t.Skipf("\n%s", output)
+	}
+}
+
+// checkTable compares the columns with those of docs/hooks.md. The last one
+// there is of the machine on which it was written, which no other one needs to
+// be like.
+func checkTable(t *testing.T, columns []*column) {
+	data, err := os.ReadFile(hooksFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, old, after, err := cutTable(string(data))
+	if err != nil {
+		t.Fatalf("%s: %v", hooksFile, err)
+	}
+	names := hookNames(columns)
+	if len(names) == 0 {
+		t.Fatal("the tests of the runner name no hook")
+	}
+	for _, c := range columns {
+		for _, name := range c.untested(names) {
+			t.Errorf("%s: no test attached a program of the section %s", c.title, name)
+		}
+	}
+	title, last := lastColumn(old)
+	all := columns
+	if *update || len(neverWorks(columns)) > 0 {
+		here := runHere(t)
+		all = append(all[:len(all):len(all)], here)
+		if *update {
+			title = here.title
+			for _, name := range names {
+				last[name] = here.cell(name)
+			}
+		}
+	}
+	for _, name := range neverWorks(all) {
+		t.Errorf("no kernel runs a program of the section %s", name)
+	}
+	got := table(columns, title, last)
+	if *update {
+		if err := os.WriteFile(hooksFile, []byte(before+got+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if diff := cmp.Diff(old, got); diff != "" {
+		t.Errorf("the table of docs/hooks.md is not what the kernels did (make kernels UPDATE=1):\n%s", diff)
+	}
+}
+
+// runHere runs the tests of the runner on this kernel.
+func runHere(t *testing.T) *column {
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	c := &column{title: fmt.Sprintf("Linux %d.%d, see below", major, minor), results: map[string]string{}}
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-json", runner)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("test the runner on this kernel: %v\n%s", err, stderr.String())
+	}
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var e vm.Event
+		if err := d.Decode(&e); errors.Is(err, io.EOF) {
+			return c
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if e.Action == "attr" {
+			c.attr(e.Key, e.Value)
+		}
+		if e.Action == "fail" && e.Test != "" {
+			t.Errorf("on this kernel %s failed", strings.TrimSpace(e.Test))
+		}
+	}
+}

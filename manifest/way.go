@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package manifest
+
+import (
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// A Way is how a program gets from one instance of a release to the next on the
+// same node.
+type Way string
+
+// The ways, from the best.
+const (
+	// Exact is by a dispatcher: each event runs one version, once.
+	Exact Way = "exact"
+	// NearExact is by a gate in front of the program: both versions are attached,
+	// and each looks at the cell. An event that meets the move between the two can
+	// be lost or run twice.
+	NearExact Way = "near exact"
+	// Naive is to attach the new one and then detach the old one: events in
+	// between run twice.
+	Naive Way = "naive"
+)
+
+// WayOf returns how p moves. The floor of all but the naive way is Linux 5.15, from
+// which on links of perf events can be handed over.
+func WayOf(p *ebpf.ProgramSpec) Way {
+	switch {
+	case p.Type == ebpf.StructOps, p.Type == ebpf.Extension:
+		return Naive // neither is called by a hook
+	case p.Type == ebpf.Tracing && p.AttachType == ebpf.AttachTraceIter:
+		return Naive // it runs when it is read
+	case sleepable(p), usesCgroupStorage(p):
+		// Sleepable programs have no tail calls (seen on 6.1, 6.12 and 6.18); a
+		// storage of cgroups must be the same in all programs of a chain of them.
+		return NearExact
+	}
+	return Exact
+}
+
+// sleepable is BPF_F_SLEEPABLE, linux/bpf.h of Linux 5.10.
+func sleepable(p *ebpf.ProgramSpec) bool {
+	const flag = 1 << 4
+	return p.Flags&flag != 0
+}
+
+func usesCgroupStorage(p *ebpf.ProgramSpec) bool {
+	return slices.ContainsFunc(p.Instructions, func(ins asm.Instruction) bool {
+		return ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == asm.FnGetLocalStorage
+	})
+}
