@@ -5,18 +5,22 @@
 package main
 
 import (
+	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 )
 
 // benchCompiler holds ecc against clang with the same flags and input.
 func (b *bench) benchCompiler(ctx context.Context) error {
 	ecc := filepath.Join(b.root, "bin", "ecc")
-	includes, err := b.headers(ctx, ecc)
+	includes, err := b.headers()
 	if err != nil {
 		return err
 	}
@@ -44,36 +48,28 @@ func (b *bench) benchCompiler(ctx context.Context) error {
 	return t.write(b.out)
 }
 
-// headers returns the flags by which clang finds the headers that ecc brings. A
-// wrapper that takes the place of clang learns them, and keeps the headers.
-func (b *bench) headers(ctx context.Context, ecc string) ([]string, error) {
-	kept := filepath.Join(b.work, "headers")
-	wrapper := filepath.Join(b.work, "clang-that-keeps-headers")
-	script := `#!/bin/sh
-for arg; do
-	case "$arg" in
-	-I*/bpf|-I*/gnu|-I*/vmlinux/*) ;;
-	-D__TARGET_ARCH_*) echo "$arg" > "$KEPT.arch";;
-	-I/*) [ -e "$KEPT" ] || { [ -d "${arg#-I}/vmlinux" ] && cp -r "${arg#-I}" "$KEPT"; };;
-	esac
-done
-exec clang "$@"
-`
-	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
-		return nil, err
+// headers returns the flags by which clang finds the headers that ecc brings.
+func (b *bench) headers() ([]string, error) {
+	arch, ok := map[string]string{"amd64": "x86", "arm64": "arm64"}[runtime.GOARCH]
+	if !ok {
+		return nil, fmt.Errorf("ecc brings no vmlinux.h for %s", runtime.GOARCH)
 	}
-	cmd := exec.CommandContext(ctx, ecc, "-c", wrapper, filepath.Join(b.root, "examples/xdpsyn/xdpsyn.bpf.c"), "-o", b.work)
-	cmd.Env = append(os.Environ(), "KEPT="+kept)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("ecc: %w\n%s", err, out)
-	}
-	arch, err := os.ReadFile(kept + ".arch")
+	brought := filepath.Join(b.root, "builder", "ecc", "headers")
+	packed, err := os.Open(filepath.Join(brought, "vmlinux", arch, "vmlinux.h.gz"))
 	if err != nil {
 		return nil, err
 	}
-	vmlinux, err := filepath.Glob(filepath.Join(kept, "vmlinux", "*"))
-	if err != nil || len(vmlinux) != 1 {
-		return nil, fmt.Errorf("ecc brought the headers %v: %w", vmlinux, err)
+	defer packed.Close()
+	text, err := gzip.NewReader(packed)
+	if err != nil {
+		return nil, err
 	}
-	return []string{strings.TrimSpace(string(arch)), "-I" + kept, "-I" + vmlinux[0]}, nil
+	vmlinux, err := os.Create(filepath.Join(b.work, "vmlinux.h"))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(vmlinux, text); err != nil {
+		return nil, errors.Join(err, vmlinux.Close())
+	}
+	return []string{"-D__TARGET_ARCH_" + arch, "-I" + filepath.Join(brought, "include"), "-I" + b.work}, vmlinux.Close()
 }
