@@ -12,6 +12,19 @@ GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)
 # test cluster installs what it needs itself.
 APT_BUILD := clang llvm
 APT_TEST := $(APT_BUILD) gcc libc6-dev ca-certificates git
+# What eunomia-bpf's runner is compiled with, and what else ours is measured beside.
+APT_INTEROP := $(APT_BUILD) gcc libc6-dev pkg-config libelf-dev zlib1g-dev libssl-dev
+APT_BENCH := $(APT_TEST) bpftrace
+
+# $(call apt,PACKAGES) installs those that are missing.
+define apt
+missing=$$(for p in $(1); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+  echo "installing:" $$missing; \
+  export DEBIAN_FRONTEND=noninteractive; \
+  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
+fi >&2
+endef
 
 GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
 CTL := bin/.cluster
@@ -82,16 +95,19 @@ e2e: deps build image-programs ## the tests on the real cluster; it is left as i
 kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QEMU
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
 
-bench: deps build image-programs ## print the figures that the documentation quotes
-	go run ./e2e/bench
+# make bench BENCH='runner compiler' does without the cluster.
+bench: deps-bench build image-programs ## print the figures that the documentation quotes
+	go run ./e2e/bench $(BENCH)
+
+interop: build ## compare what ecli prints with eunomia-bpf's own, which cargo compiles the first time
+	@if [ -n "$$(command -v cargo $${CARGO_HOME:-$$HOME/.cargo}/bin/cargo)" ]; then $(call apt,$(APT_INTEROP)); fi
+	@go run ./e2e/interop
 
 deps: ## install by apt what is missing (Debian 12, root)
-	@missing=$$(for p in $(APT_TEST); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing:" $$missing; \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
-	fi >&2
+	@$(call apt,$(APT_TEST))
+
+deps-bench:
+	@$(call apt,$(APT_BENCH))
 
 clean: ## remove what was built here; caches and clusters stay
 	rm -rf bin dist
