@@ -49,10 +49,10 @@ func TestDifference(t *testing.T) {
 
 func TestMask(t *testing.T) {
 	for line, want := range map[string]string{
-		"12:34:56  1 2\n":    "<time>   1 2",
-		"TIME     A\n":       "TIME     A",
+		"12:34:56  1 2\n":     "<time>   1 2",
+		"TIME     A\n":        "TIME     A",
 		"{\"a\":\"1:2:3\"}\n": "{\"a\":\"1:2:3\"}",
-		"half":               "half<no newline>",
+		"half":                "half<no newline>",
 	} {
 		if got := mask(line); got != want {
 			t.Errorf("%q: got %q, want %q", line, got, want)
