@@ -27,6 +27,7 @@ fi >&2
 endef
 
 GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
+GO_BUILD_IMAGE := CGO_ENABLED=0 GOOS=linux go build $(GOFLAGS_RELEASE) -tags node,urfave_cli_no_docs
 CTL := bin/.cluster
 
 ##@ Using ebpm
@@ -43,9 +44,13 @@ images: deps image-programs ## build the container images into dist/images; PUSH
 	@go run ./builder/image/cmd -bin bin/image -o dist/images $(if $(PUSH),-push $(PUSH)) | \
 	  sed -e 's/^ebpm /$(if $(PUSH),export EBPM_IMAGE=,ebpm )/' -e 's/^ebpm-builder /$(if $(PUSH),export EBPM_BUILDER_IMAGE=,ebpm-builder )/'
 
-# The ebpm of the image is built without the commands for clusters.
+# The ebpm of the image is built without the commands for clusters. Nodes are of
+# both architectures; the builder's image is for this machine's only.
 image-programs:
-	CGO_ENABLED=0 go build $(GOFLAGS_RELEASE) -tags node,urfave_cli_no_docs -o bin/image/ ./cmd/ebpm ./cmd/ecc ./cmd/ecli
+	for arch in amd64 arm64; do \
+	  GOARCH=$$arch $(GO_BUILD_IMAGE) -o bin/image/$$arch/ ./cmd/ebpm ./cmd/ecli; \
+	done
+	$(GO_BUILD_IMAGE) -o bin/image/$$(go env GOARCH)/ ./cmd/ecc
 
 ##@ A real cluster of two nodes, from source
 
@@ -95,6 +100,16 @@ e2e: deps build image-programs ## the tests on the real cluster; it is left as i
 kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QEMU
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
 
+# What a target found that fails is a file below its package's testdata/fuzz; what
+# else it learned is kept in Go's build cache, and goes on from there.
+FUZZTIME := 10m
+FUZZJOBS := 2
+fuzz: ## run each fuzz target for FUZZTIME (10m), FUZZJOBS (2) at once
+	@git grep -n -o '^func Fuzz[A-Za-z0-9]*' -- '*_test.go' | \
+	  sed -E 's,^(.*)/[^/]*:[0-9]+:func (Fuzz.*),./\1 \2,' | \
+	  xargs -P $(FUZZJOBS) -L 1 sh -c 'out=$$(go test $$0 -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 2>&1) && \
+	    echo "ok   $$0 $$1: $$(echo "$$out" | grep -o "execs: [0-9]*" | tail -1)" || { echo "FAIL $$0 $$1"; echo "$$out" | tail -40; exit 1; }'
+
 # make bench BENCH='runner compiler' does without the cluster.
 bench: deps-bench build image-programs ## print the figures that the documentation quotes
 	go run ./e2e/bench $(BENCH)
@@ -115,4 +130,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels bench deps clean help
+.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels fuzz bench interop deps deps-bench clean help

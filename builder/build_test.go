@@ -195,7 +195,7 @@ func TestLocalRefuses(t *testing.T) {
 	}{
 		{"another version", map[string]string{"ebpm.yaml": "version: 2.0.0\n"}, "differ", manifest.KindUsage},
 		{"a file of the machine", map[string]string{"sub/limits.h": "#define LIMIT 4096\n__asm__(\".incbin \\\"/etc/hostname\\\"\");\n"}, "incbin", manifest.KindFailure},
-		{"a hook that has no row", map[string]string{"watch.bpf.c": strings.Replace(watch["watch.bpf.c"], "tracepoint/syscalls/sys_enter_openat", "struct_ops/x", 1)}, "struct_ops", manifest.KindPrecondition},
+		{"a hook that has no row", map[string]string{"watch.bpf.c": strings.Replace(watch["watch.bpf.c"], "tracepoint/syscalls/sys_enter_openat", "lwt_xmit", 1)}, "lwt_xmit", manifest.KindPrecondition},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			files := maps.Clone(watch)

@@ -165,6 +165,15 @@ func (k *Kubernetes) podSpec(s *Source, o Options, source manifest.Reference, na
 				LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
 		},
 	}
+	if k.Architectures != nil {
+		spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{
+			RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+				MatchExpressions: []corev1.NodeSelectorRequirement{
+					{Key: corev1.LabelArchStable, Operator: corev1.NodeSelectorOpIn, Values: k.Architectures},
+				},
+			}}},
+		}}
+	}
 	if k.DockerConfig != nil {
 		spec.Volumes = append(spec.Volumes, corev1.Volume{Name: "docker", VolumeSource: corev1.VolumeSource{
 			Secret: &corev1.SecretVolumeSource{SecretName: name, Items: []corev1.KeyToPath{

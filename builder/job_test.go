@@ -48,6 +48,10 @@ func TestPlanGolden(t *testing.T) {
 		platforms []manifest.Platform
 	}{
 		"anonymous": {anonymous, opensnoop, nil},
+		// A node that has the images.
+		"architectures": {&Kubernetes{
+			Image: "10.77.0.1:5000/ebpm@sha256:1", EccImage: "10.77.0.1:5000/ebpm-builder@sha256:2", PlainHTTP: true, Architectures: []string{"amd64"},
+		}, opensnoop, nil},
 		// One Pod, on a node of any architecture, compiles for all of them.
 		"platforms": {anonymous, opensnoop, []manifest.Platform{amd64, arm64}},
 		// Kubernetes gives the compiler the names as they are.

@@ -53,7 +53,10 @@ type Kubernetes struct {
 	// Image has ebpm in its PATH, EccImage has ecc: ours, or another with the
 	// command line of eunomia-bpf's ecc.
 	Image, EccImage string
-	Registry        Registry
+	// Architectures (GOARCH) are those of the nodes that have both images; nil is
+	// any.
+	Architectures []string
+	Registry      Registry
 	// PlainHTTP says that the target's registry is reached without TLS, CA is
 	// the PEM of its private CA, and DockerConfig a Docker configuration with
 	// the credentials of that registry and no other; nil is anonymous.

@@ -151,7 +151,7 @@ func (r *release) state() Revision {
 	if cur := r.current(); cur != nil {
 		return find(revisionsOf(r), cur.number)
 	}
-	return Revision{Time: r.move.Time, Reference: r.move.Reference, Tag: r.move.Tag, Digest: r.move.Digest, Args: r.move.Args, Targets: r.move.Targets, User: r.move.User, Reason: r.move.Reason, Current: true}
+	return Revision{Time: r.move.Time, Reference: r.move.Reference, Tag: r.move.Tag, Digest: r.move.Digest, Args: r.move.Args, Attach: r.move.Attach, Targets: r.move.Targets, User: r.move.User, Reason: r.move.Reason, Current: true}
 }
 
 // write gives a release another template, if it still is the one that was read:

@@ -33,6 +33,46 @@ func wantKind(t *testing.T, err error, kind manifest.Kind, texts ...string) {
 	}
 }
 
+// TestDeployAttach: where a program is attached is part of a revision.
+func TestDeployAttach(t *testing.T) {
+	c := newTestCluster(t, "node1")
+	exit := manifest.Attach{Program: "on_fork", Target: "sched/sched_process_exit"}
+	exec := manifest.Attach{Program: "on_fork", Target: "sched/sched_process_exec"}
+	place := func(a manifest.Attach) func(*DeployOptions) {
+		return func(o *DeployOptions) { o.Attach = []manifest.Attach{a} }
+	}
+	attached := func() []manifest.Attach {
+		t.Helper()
+		s, err := c.Status(t.Context(), "opensnoop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Attach
+	}
+	c.mustDeploy(t, "1.0.0", place(exit))
+	if again := c.mustDeploy(t, "1.0.0"); again.Action != ActionUnchanged {
+		t.Errorf("without a word about it: %+v", again)
+	}
+	if moved := c.mustDeploy(t, "1.0.0", place(exec)); moved.Action != ActionUpdated || !slices.Equal(attached(), []manifest.Attach{exec}) {
+		t.Errorf("moved: %+v, attached to %v", moved, attached())
+	}
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(p.To.Attach, []manifest.Attach{exit}) || !slices.Equal(p.From.Attach, []manifest.Attach{exec}) {
+		t.Errorf("rollback from %v to %v", p.From.Attach, p.To.Attach)
+	}
+	if _, err := c.Rollback(t.Context(), p, RolloutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(attached(), []manifest.Attach{exit}) {
+		t.Errorf("after the rollback attached to %v", attached())
+	}
+	_, err = c.deploy(t, "1.1.0", place(manifest.Attach{Program: "nosuch", Target: "x"}))
+	wantKind(t, err, manifest.KindUsage, "no program nosuch; it has on_fork")
+}
+
 func TestDeployUpgradeRollback(t *testing.T) {
 	c := newTestCluster(t, "node1", "node2")
 	first := c.mustDeploy(t, "1.0.0")

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ebpm/ebpm/manifest"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 )
@@ -21,8 +22,10 @@ type Revision struct {
 	Tag       string    `json:"tag,omitempty"`
 	Digest    string    `json:"digest"`
 	Args      []string  `json:"args,omitempty"`
-	Targets   Targets   `json:"targets"`
-	User      string    `json:"user,omitempty"`
+	// Attach are the places that programs were given.
+	Attach  []manifest.Attach `json:"attach,omitempty"`
+	Targets Targets           `json:"targets"`
+	User    string            `json:"user,omitempty"`
 	// Reason is deploy, upgrade, or a rollback and to what.
 	Reason string `json:"reason,omitempty"`
 	// Note says what happened to it outside that move.
@@ -56,6 +59,7 @@ func revisionsOf(r *release) []Revision {
 			Tag:       rev.move.Tag,
 			Digest:    rev.move.Digest,
 			Args:      rev.move.Args,
+			Attach:    rev.move.Attach,
 			Targets:   rev.move.Targets,
 			User:      rev.move.User,
 			Reason:    rev.move.Reason,

@@ -18,6 +18,7 @@ const (
 	annotationTargets   = "ebpm.io/targets"   // Targets as JSON
 	annotationArgs      = "ebpm.io/args"      // JSON list
 	annotationInterface = "ebpm.io/interface" // of XDP programs
+	annotationAttach    = "ebpm.io/attach"    // []manifest.Attach as JSON
 	annotationColumns   = "ebpm.io/columns"   // JSON list
 	annotationExclusive = "ebpm.io/exclusive" // the program that cannot run beside its successor
 	annotationPrograms  = "ebpm.io/programs"  // those of the object, []manifest.ProgramStatus as JSON

@@ -108,6 +108,11 @@ func (p *Package) onInterface() bool {
 	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.OnInterface() })
 }
 
+// isOnInterface reports whether the program of that name is attached to one.
+func (p *Package) isOnInterface(program string) bool {
+	return slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return p.Object.IsOnInterface(program) })
+}
+
 // DefaultName returns the name of a release of ref that was given none: the
 // last component of the repository as a DNS label. The error is of
 // [manifest.KindUsage].

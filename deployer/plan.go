@@ -3,6 +3,7 @@
 package deployer
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -48,11 +49,18 @@ type DeployOptions struct {
 	// Args are the program's arguments; nil keeps those of an existing release,
 	// an empty list clears them.
 	Args []string
-	// Interface is the network interface of XDP and tc programs; "" keeps that of an
-	// existing release, and for a new one takes what the package says.
+	// Attach are places of single programs. Those of a program take the place of
+	// all that it has in an existing release, an empty target leaves it to the
+	// package; what the release has for other programs is kept.
+	Attach []manifest.Attach
+	// Interface is the network interface of the programs that are attached to
+	// one, but for those that Attach names; "" keeps that of an existing release,
+	// and for a new one takes what the package says.
 	Interface string
 	// Image is the image with ebpm and ecli.
 	Image string
+	// ImagePlatforms are those of Image; nil where they are not known.
+	ImagePlatforms []manifest.Platform
 	// PullSecret is a Secret of type kubernetes.io/dockerconfigjson in the
 	// namespace; "" keeps that of an existing release.
 	PullSecret string
@@ -143,19 +151,24 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 			in.pullSecret = pullSecretOf(&current.ds.Spec.Template.Spec)
 		}
 	}
-	if o.Interface != "" && !o.Package.onInterface() {
-		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("deploy %s: --interface %s: no program of the package attaches to an interface", ref, o.Interface), "")
-	}
+	kept := keptAttach(o, current)
+	in.attach = mergeAttach(kept, o.Attach)
 	if in.nodes, p.Skipped, err = in.targets.selectNodes(o.Package, nodes, keptTargets); err != nil {
 		return nil, err
 	}
 	for _, n := range in.nodes {
 		p.Nodes = append(p.Nodes, n.Name)
 	}
+	if err := p.checkImage(o, in.nodes); err != nil {
+		return nil, err
+	}
 	if err := p.checkNodes(o, in); err != nil {
 		return nil, err
 	}
 	spec, err := podSpec(in)
+	if err != nil && len(kept) > 0 && manifest.KindOf(err) == manifest.KindUsage {
+		err = manifest.WithKind(manifest.KindUsage, err, fmt.Sprintf("The release had %s before; --attach %s= takes that away.", quoteAttach(kept), kept[0].Program))
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -187,11 +200,85 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 	return p, nil
 }
 
+// keptAttach returns the places that programs have in a release and that o does
+// not replace, be it by naming the program or by an interface for all of them.
+func keptAttach(o DeployOptions, current *release) []manifest.Attach {
+	if current == nil {
+		return nil
+	}
+	var kept []manifest.Attach
+	for _, a := range current.move.Attach {
+		named := slices.ContainsFunc(o.Attach, func(b manifest.Attach) bool { return b.Program == a.Program })
+		if !named && (o.Interface == "" || !o.Package.isOnInterface(a.Program)) {
+			kept = append(kept, a)
+		}
+	}
+	return kept
+}
+
+// mergeAttach returns kept and added, by the names of the programs: the order
+// of flags makes no difference.
+func mergeAttach(kept, added []manifest.Attach) []manifest.Attach {
+	all := slices.Clone(kept)
+	for _, a := range added {
+		if a.Target != "" {
+			all = append(all, a)
+		}
+	}
+	slices.SortFunc(all, func(a, b manifest.Attach) int {
+		return cmp.Or(strings.Compare(a.Program, b.Program), strings.Compare(a.Target, b.Target))
+	})
+	return all
+}
+
+func quoteAttach(attach []manifest.Attach) string {
+	var words []string
+	for _, a := range attach {
+		words = append(words, fmt.Sprintf("%q", a.String()))
+	}
+	return strings.Join(words, " ")
+}
+
 func rolloutNote(exclusive string) string {
 	if exclusive != "" {
 		return fmt.Sprintf("The kernel gives the hook of program %s to one program at a time: on each node the old instance ends before the new one starts, and events in between are not seen.", exclusive)
 	}
 	return "On each node old and new instance both live for a moment, in which events are seen twice."
+}
+
+// checkImage refuses nodes for whose architecture there is no runner, which would
+// wait for their image for ever.
+func (p *Plan) checkImage(o DeployOptions, nodes []Node) error {
+	var refused, architectures []string
+	for _, n := range nodes {
+		architectures = append(architectures, n.Architecture)
+		if !slices.Contains(o.ImagePlatforms, manifest.Platform{OS: n.OS, Architecture: n.Architecture}) {
+			refused = append(refused, fmt.Sprintf("node %s is %s", n.Name, n.Architecture))
+		}
+	}
+	if o.ImagePlatforms == nil {
+		slices.Sort(architectures)
+		if architectures = slices.Compact(architectures); len(architectures) > 1 {
+			p.Notes = append(p.Notes, fmt.Sprintf("The nodes are %s; whether the runner's image %s is for all of these cannot be told from here.", strings.Join(architectures, " and "), o.Image))
+		}
+		return nil
+	}
+	if len(refused) > 0 {
+		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s; the runner's image %s is for %s", strings.Join(refused, "; "), o.Image, platformList(o.ImagePlatforms)),
+			"`make images` builds it for linux/amd64 and linux/arm64: name that one with --image or EBPM_IMAGE.")
+	}
+	return nil
+}
+
+func platformList(platforms []manifest.Platform) string {
+	if len(platforms) == 0 {
+		return "no platform of Linux"
+	}
+	var words []string
+	for _, p := range platforms {
+		words = append(words, p.String())
+	}
+	return strings.Join(words, ", ")
 }
 
 // checkNodes refuses nodes that cannot run the package, and notes what may go
@@ -268,6 +355,9 @@ func (p *Plan) annotations(in podInput) map[string]string {
 		annotationPlan:             p.Hash,
 		annotationDefaultContainer: containerRun,
 	}
+	if len(in.attach) > 0 {
+		a[annotationAttach] = encode(in.attach)
+	}
 	if in.netInterface != "" {
 		a[annotationInterface] = in.netInterface
 	}
@@ -328,6 +418,7 @@ func (p *Plan) compare(in podInput) {
 	differ("tag", was.Tag, p.Reference.Tag)
 	differ("digest", was.Digest, p.Reference.Digest.String())
 	differ("arguments", quoteArgs(was.Args), quoteArgs(in.args))
+	differ("attach", "["+quoteAttach(was.Attach)+"]", "["+quoteAttach(in.attach)+"]")
 	differ("interface", was.Interface, in.netInterface)
 	if !was.Targets.Equal(in.targets) {
 		differ("targets", was.Targets.String(), in.targets.String())

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"github.com/ebpm/ebpm/manifest"
 	"github.com/opencontainers/go-digest"
 	appsv1 "k8s.io/api/apps/v1"
@@ -57,6 +58,19 @@ func TestPlanYAML(t *testing.T) {
 			return DeployOptions{
 				Name: "tccount", Package: testPackage(t, "run-tc", "tccount", "1.0.0"),
 				Targets: &Targets{Nodes: []string{"node1"}}, Interface: "eth0",
+			}
+		}, []Node{testNode("node1")}},
+		{"xdp-attach", func(t *testing.T) DeployOptions {
+			return DeployOptions{
+				Name: "xdpcount", Package: testPackage(t, "run-xdp", "xdpcount", "1.0.0"), Targets: &Targets{All: true},
+				Attach: []manifest.Attach{{Program: "on_packet", Target: "veth*"}, {Program: "on_packet", Target: "$(HOSTNAME)"}},
+			}
+		}, []Node{testNode("node1")}},
+		// A process of the node must be in sight, and its root.
+		{"uprobe-container", func(t *testing.T) DeployOptions {
+			return DeployOptions{
+				Name: "calls", Package: testPackage(t, "run-uprobe", "calls", "1.0.0"), Targets: &Targets{Nodes: []string{"node1"}},
+				Attach: []manifest.Attach{{Program: "on_call", Target: "libc.so.6:getsid,container=0123456789ab"}},
 			}
 		}, []Node{testNode("node1")}},
 		{"cgroup-all", func(t *testing.T) DeployOptions {
@@ -126,6 +140,10 @@ func TestPlanHash(t *testing.T) {
 		{"other arguments", func(o *DeployOptions) []Node { o.Args = []string{"-p", "2"}; return nodes }, false},
 		{"other targets", func(o *DeployOptions) []Node { o.Targets = &Targets{Nodes: []string{"node1"}}; return nodes }, false},
 		{"another image", func(o *DeployOptions) []Node { o.Image = "registry.example/other:1"; return nodes }, false},
+		{"a place", func(o *DeployOptions) []Node {
+			o.Attach = []manifest.Attach{{Program: "on_fork", Target: "sched/sched_process_exit"}}
+			return nodes
+		}, false},
 		{"a pull secret", func(o *DeployOptions) []Node { o.PullSecret = "x"; return nodes }, false},
 	}
 	for _, tt := range tests {
@@ -213,6 +231,70 @@ func TestPlanMoves(t *testing.T) {
 	})
 }
 
+// TestPlanMovesAttach follows the places of programs through the moves of a
+// release.
+func TestPlanMovesAttach(t *testing.T) {
+	nodes := []Node{testNode("node1")}
+	move := func(t *testing.T, current *release, iface string, words ...string) *Plan {
+		t.Helper()
+		o := DeployOptions{Package: testPackage(t, "run-uprobe", "calls", "1.0.0"), Targets: &Targets{All: true}, Interface: iface}
+		if iface != "" {
+			o.Package = testPackage(t, "run-xdp", "calls", "1.0.0")
+		}
+		for _, word := range words {
+			a, err := manifest.ParseAttach(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.Attach = append(o.Attach, a)
+		}
+		return mustPlan(t, o, nodes, current)
+	}
+	attached := func(p *Plan) string {
+		return quoteAttach(readMove(p.DaemonSet.Spec.Template.Annotations).Attach)
+	}
+	first := move(t, nil, "", "on_return=pid=8", "on_call=pid=7", "on_call=pid=6")
+	if got, want := attached(first), `"on_call=pid=6" "on_call=pid=7" "on_return=pid=8"`; got != want {
+		t.Fatalf("attached to %s, want %s", got, want)
+	}
+	current := planned(t, first, 1)
+	for _, tt := range []struct {
+		words  []string
+		want   string
+		action Action
+	}{
+		{nil, `"on_call=pid=6" "on_call=pid=7" "on_return=pid=8"`, ActionUnchanged},
+		{[]string{"on_call=pid=7", "on_call=pid=6"}, `"on_call=pid=6" "on_call=pid=7" "on_return=pid=8"`, ActionUnchanged},
+		{[]string{"on_call=pid=9"}, `"on_call=pid=9" "on_return=pid=8"`, ActionUpdated},
+		{[]string{"on_call="}, `"on_return=pid=8"`, ActionUpdated},
+		{[]string{"on_call=", "on_return="}, "", ActionUpdated},
+	} {
+		p := move(t, current, "", tt.words...)
+		if got := attached(p); got != tt.want || p.Action != tt.action {
+			t.Errorf("%q: %s, attached to %s", tt.words, p.Action, got)
+		}
+		change := fmt.Sprintf(`attach: ["on_call=pid=6" "on_call=pid=7" "on_return=pid=8"] -> [%s]`, tt.want)
+		if slices.Contains(p.Changes, change) != (tt.action == ActionUpdated) {
+			t.Errorf("%q: changes %q", tt.words, p.Changes)
+		}
+	}
+	t.Run("an interface for all takes the place of those that were named", func(t *testing.T) {
+		named := planned(t, move(t, nil, "lo", "on_packet=eth0,eth1"), 1)
+		if p := move(t, named, "veth*"); attached(p) != "" || readMove(p.DaemonSet.Spec.Template.Annotations).Interface != "veth*" {
+			t.Errorf("attached to %s", attached(p))
+		}
+	})
+	t.Run("a program that the new package lacks", func(t *testing.T) {
+		o := DeployOptions{Name: "calls", Image: testImage, Package: testPackage(t, "event-one", "calls", "2.0.0")}
+		_, err := plan("ebpm", o, nodes, current)
+		wantKind(t, err, manifest.KindUsage, "no program on_call", `The release had "on_call=pid=6"`, "--attach on_call= takes that away")
+		o.Attach = []manifest.Attach{{Program: "on_call"}, {Program: "on_return"}}
+		if _, err := plan("ebpm", o, nodes, current); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestPlanRefuses(t *testing.T) {
 	nodes := []Node{testNode("node1")}
 	opensnoop := func() *Package { return testPackage(t, "event-one", "opensnoop", "1.0.0") }
@@ -229,10 +311,16 @@ func TestPlanRefuses(t *testing.T) {
 		{"no node matches", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, []Node{{Name: "arm", OS: "linux", Architecture: "arm64"}}, manifest.KindNotFound, "arm64"},
 		{"an empty cluster", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, nil, manifest.KindNotFound, "no node matches"},
 		{"a named node of another architecture", DeployOptions{Package: opensnoop(), Targets: &Targets{Nodes: []string{"arm"}}}, []Node{{Name: "arm", OS: "linux", Architecture: "arm64"}}, manifest.KindPrecondition, "it is arm64"},
-		{"an interface for a tracepoint", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, Interface: "eth0"}, nodes, manifest.KindUsage, "--interface"},
+		{"an interface for a tracepoint", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, Interface: "eth0"}, nodes, manifest.KindUsage, "no program that is attached to one"},
+		{"a program that is not there", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, Attach: []manifest.Attach{{Program: "nosuch", Target: "eth0"}}}, nodes, manifest.KindUsage, "no program nosuch; it has on_fork"},
+		{"a target of another hook", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, Attach: []manifest.Attach{{Program: "on_fork", Target: "eth0"}}}, nodes, manifest.KindUsage, "a tracepoint is GROUP/NAME"},
+		{"a socket filter without an interface", DeployOptions{Package: inSection(opensnoop(), "socket", ebpf.SocketFilter), Targets: &Targets{All: true}}, nodes, manifest.KindUsage, "--attach on_fork=NAME, or --interface NAME"},
+		{"a uprobe without a function", DeployOptions{Package: inSection(opensnoop(), "uprobe", ebpf.Kprobe), Targets: &Targets{All: true}}, nodes, manifest.KindUsage, "--attach on_fork=TARGET"},
 		{"a kernel that the author excludes", DeployOptions{Package: requiring(opensnoop(), ">=7.0"), Targets: &Targets{All: true}}, nodes, manifest.KindPrecondition, "node1 has kernel 6.12.9"},
 		{"a layout", DeployOptions{Package: &Package{Reference: manifest.Reference{Scheme: manifest.SchemeLayout, Path: "x"}}, Targets: &Targets{All: true}}, nodes, manifest.KindUsage, "layout"},
 		{"more memory than a node has", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}}, []Node{{Name: "small", OS: "linux", Architecture: "amd64", Memory: 64 << 20, Kernel: "6.12.0", Ready: true}}, manifest.KindPrecondition, "small"},
+		{"an image without a node's architecture", DeployOptions{Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}, ImagePlatforms: []manifest.Platform{linux("amd64")}}, []Node{testNode("node1"), withArch(testNode("arm"), "arm64")}, manifest.KindPrecondition, "node arm is arm64; the runner's image " + testImage + " is for linux/amd64"},
+		{"an image for no Linux", DeployOptions{Package: opensnoop(), Targets: &Targets{All: true}, ImagePlatforms: []manifest.Platform{}}, nodes, manifest.KindPrecondition, "is for no platform of Linux"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -248,8 +336,45 @@ func TestPlanRefuses(t *testing.T) {
 	})
 }
 
+// inSection moves the program of a package to another hook.
+func inSection(p *Package, section string, typ ebpf.ProgramType) *Package {
+	for _, spec := range p.Platforms[0].Object.Spec.Programs {
+		spec.SectionName, spec.Type, spec.AttachType = section, typ, ebpf.AttachNone
+	}
+	return p
+}
+
 // A package for two architectures runs on the nodes of both, and the others are
 // named.
+func linux(architecture string) manifest.Platform {
+	return manifest.Platform{OS: "linux", Architecture: architecture}
+}
+
+// What is not known of an image matters where nodes differ.
+func TestPlanImagePlatforms(t *testing.T) {
+	one, mixed := []Node{testNode("node1")}, []Node{testNode("node1"), withArch(testNode("arm"), "arm64")}
+	for _, tt := range []struct {
+		name      string
+		platforms []manifest.Platform
+		nodes     []Node
+		note      bool
+	}{
+		{"unknown, one architecture", nil, one, false},
+		{"unknown, two architectures", nil, mixed, true},
+		{"both", []manifest.Platform{linux("amd64"), linux("arm64")}, mixed, false},
+		{"what one needs", []manifest.Platform{linux("amd64")}, one, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p := mustPlan(t, DeployOptions{
+				Package: testPackage(t, "event-one", "opensnoop", "1.0.0", "arm64"), Targets: &Targets{All: true}, ImagePlatforms: tt.platforms,
+			}, tt.nodes, nil)
+			if got := strings.Contains(strings.Join(p.Notes, "\n"), "The nodes are amd64 and arm64; "); got != tt.note {
+				t.Errorf("notes %q, want one about the image: %v", p.Notes, tt.note)
+			}
+		})
+	}
+}
+
 func TestPlanArchitectures(t *testing.T) {
 	nodes := []Node{testNode("x86"), withArch(testNode("arm"), "arm64"), withArch(testNode("risc"), "riscv64")}
 	for _, tt := range []struct {

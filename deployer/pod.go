@@ -48,6 +48,7 @@ type podInput struct {
 	targets      Targets
 	nodes        []Node // those that match now
 	args         []string
+	attach       []manifest.Attach
 	netInterface string
 	image        string
 	pullSecret   string
@@ -59,7 +60,11 @@ func (in podInput) rights() (manifest.Rights, error) {
 	capabilities, mounts := map[string]bool{}, map[manifest.Mount]bool{}
 	var rights manifest.Rights
 	for _, p := range in.pkg.Platforms {
-		needs, err := p.Object.NeedsOf(p.Meta, oldestKernel(in.nodes))
+		targets, err := p.Object.Targets(p.Meta, in.netInterface, in.attach)
+		if err != nil {
+			return manifest.Rights{}, fmt.Errorf("deploy %s: %w", in.pkg.Reference, err)
+		}
+		needs, err := p.Object.NeedsOf(p.Meta, oldestKernel(in.nodes), targets)
 		if err != nil {
 			return manifest.Rights{}, fmt.Errorf("package for %s: %w", p.Platform, err)
 		}
@@ -247,6 +252,9 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		}
 		run.VolumeMounts = append(run.VolumeMounts, mount)
 		volumes = append(volumes, hostPath(mount.Name, m.HostPath, corev1.HostPathDirectory))
+	}
+	for _, a := range in.attach {
+		run.Command = append(run.Command, "--attach", literal(a.String()))
 	}
 	if in.netInterface != "" {
 		run.Command = append(run.Command, "--interface", literal(in.netInterface))

@@ -26,6 +26,7 @@ type move struct {
 	Targets                Targets
 	Args, Columns          []string
 	Programs               []manifest.ProgramStatus
+	Attach                 []manifest.Attach
 	Interface, Exclusive   string
 	Plan                   string
 	// ID orders moves: microseconds since 1970, made larger where clocks differ.
@@ -51,6 +52,7 @@ func readMove(annotations map[string]string) move {
 	}
 	_ = json.Unmarshal([]byte(annotations[annotationTargets]), &m.Targets)
 	_ = json.Unmarshal([]byte(annotations[annotationArgs]), &m.Args)
+	_ = json.Unmarshal([]byte(annotations[annotationAttach]), &m.Attach)
 	_ = json.Unmarshal([]byte(annotations[annotationColumns]), &m.Columns)
 	_ = json.Unmarshal([]byte(annotations[annotationPrograms]), &m.Programs)
 	m.ID, _ = strconv.ParseInt(annotations[annotationID], 10, 64)

@@ -136,7 +136,7 @@ func chooseEarlier(r *release) *revision {
 		if rev == current || rev.outcome == nil || !rev.outcome.Ready {
 			continue
 		}
-		if rev.move.Digest != r.move.Digest || !slices.Equal(rev.move.Args, r.move.Args) || rev.move.Interface != r.move.Interface {
+		if rev.move.Digest != r.move.Digest || !slices.Equal(rev.move.Args, r.move.Args) || rev.move.Interface != r.move.Interface || !slices.Equal(rev.move.Attach, r.move.Attach) {
 			return rev
 		}
 	}

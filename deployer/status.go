@@ -57,15 +57,17 @@ type Instance struct {
 // Status is a release with what its instances say of themselves.
 type Status struct {
 	Summary
-	User      string           `json:"user,omitempty"`
-	Reason    string           `json:"reason,omitempty"`
-	Changed   time.Time        `json:"changed"`
-	Targets   Targets          `json:"targets"`
-	Args      []string         `json:"args,omitempty"`
-	Interface string           `json:"interface,omitempty"`
-	Image     string           `json:"image"`
-	Notes     []string         `json:"notes,omitempty"`
-	Nodes     []InstanceStatus `json:"nodes"`
+	User      string    `json:"user,omitempty"`
+	Reason    string    `json:"reason,omitempty"`
+	Changed   time.Time `json:"changed"`
+	Targets   Targets   `json:"targets"`
+	Args      []string  `json:"args,omitempty"`
+	Interface string    `json:"interface,omitempty"`
+	// Attach are the places that programs were given.
+	Attach []manifest.Attach `json:"attach,omitempty"`
+	Image  string            `json:"image"`
+	Notes  []string          `json:"notes,omitempty"`
+	Nodes  []InstanceStatus  `json:"nodes"`
 }
 
 // InstanceStatus is an Instance with its last status records.
@@ -214,7 +216,7 @@ func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 	s := &Status{
 		Summary: summaryOf(r, pods, nodes),
 		User:    r.move.User, Reason: r.move.Reason, Changed: r.move.Time,
-		Targets: r.move.Targets, Args: r.move.Args, Interface: r.move.Interface,
+		Targets: r.move.Targets, Args: r.move.Args, Interface: r.move.Interface, Attach: r.move.Attach,
 		Image: imageOf(&r.ds.Spec.Template.Spec),
 	}
 	s.Notes = notesOf(r, s.Summary)

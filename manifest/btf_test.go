@@ -16,7 +16,7 @@ import (
 )
 
 // tarOf makes a tar of headers; a regular file holds its own name.
-func tarOf(t testing.TB, headers ...tar.Header) []byte {
+func tarNamed(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -78,7 +78,7 @@ func TestFindBTF(t *testing.T) {
 		{"too large", []tar.Header{{Typeflag: tar.TypeReg, Name: "btfhub-archive/debian/10/x86_64/4.19.btf", Size: MaxBTFSize + 1}}, Kernel{Release: "4.19", Machine: "x86_64"}, "", "too large"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			plain := tarOf(t, test.entries...)
+			plain := tarNamed(t, test.entries...)
 			var packed bytes.Buffer
 			w := gzip.NewWriter(&packed)
 			_, err := w.Write(plain)
@@ -150,7 +150,7 @@ func TestParseOSRelease(t *testing.T) {
 }
 
 func FuzzFindBTF(f *testing.F) {
-	f.Add(tarOf(f, files("btfhub-archive/debian/10/x86_64/4.19.btf")...))
+	f.Add(tarNamed(f, files("btfhub-archive/debian/10/x86_64/4.19.btf")...))
 	packed, err := PackBTF([]ArchivedBTF{{"debian/10/x86_64/4.19.btf", []byte("types")}}, time.Time{})
 	if err != nil {
 		f.Fatal(err)

@@ -95,7 +95,7 @@ func NewConfig(spec *Spec, platform Platform, p *Package, build BuildFacts) (*Co
 	if err != nil {
 		return nil, err
 	}
-	needs, err := object.NeedsOf(&p.Meta, "")
+	needs, err := object.NeedsOf(&p.Meta, "", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ func (c *Config) Verify(p *Package) error {
 	if err != nil {
 		return WithKind(KindUnverified, err, "")
 	}
-	needs, err := object.NeedsOf(&p.Meta, "")
+	needs, err := object.NeedsOf(&p.Meta, "", nil)
 	if err != nil {
 		return err
 	}

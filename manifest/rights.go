@@ -134,7 +134,7 @@ var (
 	// active.
 	mountSecurityfs = Mount{HostPath: "/sys/kernel/security", MountPath: "/sys/kernel/security"}
 	// The root cgroup is a folder. Attaching to it writes nothing there.
-	mountCgroup = Mount{HostPath: "/sys/fs/cgroup", MountPath: "/sys/fs/cgroup"}
+	mountCgroup = Mount{HostPath: CgroupRoot, MountPath: CgroupRoot}
 )
 
 // hookRights is the one table of rights: what a hook that this version attaches
@@ -390,6 +390,11 @@ func (o *Object) Needs() (Needs, error) {
 // NeedsOn derives what o asks for when the oldest kernel that it is to run on
 // has that release; "" is a current one.
 func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
+	return o.NeedsAt(oldestKernel, nil)
+}
+
+// NeedsAt is NeedsOn for programs that have these targets, by their names.
+func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Needs, error) {
 	capabilities := map[string]bool{}
 	mounts := map[Mount]bool{}
 	programTypes, mapTypes, attachTypes, helpers := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
@@ -421,6 +426,14 @@ func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
 		}
 		needs.Rights.HostNetwork = needs.Rights.HostNetwork || row.rights.HostNetwork
 		needs.Rights.HostPID = needs.Rights.HostPID || row.rights.HostPID
+		for _, t := range targets[name] {
+			// The process is one of the node's, by its number there. The kernel
+			// shows the root of another's process to tracers only.
+			if t.PID != 0 || t.Container != "" {
+				needs.Rights.HostPID = true
+				capabilities["SYS_PTRACE"] = true
+			}
+		}
 		for _, helper := range helpersOf(p) {
 			helpers[helper] = true
 			if row.tracing != "" && readsKernel(helper) {
@@ -464,16 +477,6 @@ func (o *Object) Exclusive() string {
 		}
 	}
 	return ""
-}
-
-// OnInterface reports whether a program of o is attached to a network interface.
-func (o *Object) OnInterface() bool {
-	for _, p := range o.Spec.Programs {
-		if hook, err := HookOf(p); err == nil && hookRights[hook].onInterface {
-			return true
-		}
-	}
-	return false
 }
 
 // sortedKeys returns the keys of a set; never nil, so that JSON has a list.

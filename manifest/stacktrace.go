@@ -116,11 +116,11 @@ func (m *Meta) stacks() bool {
 	})
 }
 
-// NeedsOf derives what the package of o and meta asks for: what [Object.NeedsOn]
-// says of its programs, and the rights to give names to the addresses of stacks
+// NeedsOf derives what the package of o and meta asks for: what [Object.NeedsAt]
+// says of its programs at these targets, and the rights to give names to the addresses of stacks
 // where its description wants that.
-func (o *Object) NeedsOf(meta *Meta, oldestKernel string) (Needs, error) {
-	needs, err := o.NeedsOn(oldestKernel)
+func (o *Object) NeedsOf(meta *Meta, oldestKernel string, targets map[string][]Target) (Needs, error) {
+	needs, err := o.NeedsAt(oldestKernel, targets)
 	if err != nil {
 		return Needs{}, err
 	}

@@ -88,14 +88,14 @@ func TestRightsOfStacks(t *testing.T) {
 				"profile": {SectionName: "perf_event", Type: ebpf.PerfEvent, Instructions: tt.program},
 			}}}
 			meta := &Meta{Skeleton: Skeleton{Maps: []MapMeta{{Name: "other"}, {Name: "events", Interpreter: json.RawMessage(tt.interpreter)}}}}
-			needs, err := o.NeedsOf(meta, "")
+			needs, err := o.NeedsOf(meta, "", nil)
 			if err != nil || needs.Rights.String() != tt.want {
 				t.Errorf("needs %s, %v; want %s", needs.Rights, err, tt.want)
 			}
 		})
 	}
 	o := &Object{Spec: &ebpf.CollectionSpec{}}
-	if _, err := o.NeedsOf(&Meta{Skeleton: Skeleton{Maps: []MapMeta{{Name: "events", Interpreter: json.RawMessage(`7`)}}}}, ""); KindOf(err) != KindPrecondition || !strings.Contains(err.Error(), "map events: ") {
+	if _, err := o.NeedsOf(&Meta{Skeleton: Skeleton{Maps: []MapMeta{{Name: "events", Interpreter: json.RawMessage(`7`)}}}}, "", nil); KindOf(err) != KindPrecondition || !strings.Contains(err.Error(), "map events: ") {
 		t.Errorf("another interpreter: %v", err)
 	}
 }

@@ -74,6 +74,9 @@ func carried(name string, m *ebpf.MapSpec, carry Carry) bool {
 	if m.Flags&readOnly != 0 || name == ".kconfig" || strings.HasPrefix(name, ".rodata") || strings.HasPrefix(name, ".struct_ops") {
 		return false
 	}
+	if strings.HasPrefix(name, "__bpf_usdt_") {
+		return false // the runner's: where the arguments of probes are
+	}
 	if strings.HasPrefix(name, ".") && !carry.asks(name) {
 		return false
 	}

@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -29,11 +30,18 @@ const (
 // WayOf returns how p moves. The floor of all but the naive way is Linux 5.15, from
 // which on links of perf events can be handed over.
 func WayOf(p *ebpf.ProgramSpec) Way {
+	section := strings.TrimPrefix(p.SectionName, "?")
 	switch {
 	case p.Type == ebpf.StructOps, p.Type == ebpf.Extension:
 		return Naive // neither is called by a hook
+	case p.Type == ebpf.SkMsg, p.Type == ebpf.SkSKB:
+		return Naive // a map of sockets holds them, without a link
 	case p.Type == ebpf.Tracing && p.AttachType == ebpf.AttachTraceIter:
 		return Naive // it runs when it is read
+	case p.Type == ebpf.LSM && p.AttachType == ebpf.AttachLSMCgroup:
+		return NearExact
+	case p.Type == ebpf.Kprobe && strings.HasPrefix(section, "usdt"):
+		return NearExact // what its probe hands to it is of one version
 	case sleepable(p), usesCgroupStorage(p):
 		// Sleepable programs have no tail calls (seen on 6.1, 6.12 and 6.18); a
 		// storage of cgroups must be the same in all programs of a chain of them.

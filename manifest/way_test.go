@@ -24,6 +24,11 @@ func TestWayOf(t *testing.T) {
 		{ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter}, Naive},
 		{ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry}, Exact},
 		{ebpf.ProgramSpec{Type: ebpf.StructOps}, Naive},
+		{ebpf.ProgramSpec{Type: ebpf.SkMsg}, Naive},
+		{ebpf.ProgramSpec{Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac}, Exact},
+		{ebpf.ProgramSpec{Type: ebpf.LSM, AttachType: ebpf.AttachLSMCgroup}, NearExact},
+		{ebpf.ProgramSpec{Type: ebpf.Kprobe, SectionName: "usdt/a:b:c"}, NearExact},
+		{ebpf.ProgramSpec{Type: ebpf.Kprobe, SectionName: "?uprobe/a:b"}, Exact},
 		{ebpf.ProgramSpec{Type: ebpf.Extension}, Naive},
 	} {
 		if got := WayOf(&tt.spec); got != tt.want {

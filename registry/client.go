@@ -30,6 +30,9 @@ type Options struct {
 	// CA. A registry that is in it is reached by HTTPS, also on localhost and
 	// where PlainHTTP lists it.
 	CAFiles map[string]string
+	// Account is used for its registry in place of the Docker config's; nil is
+	// none.
+	Account *Account
 	// Store is looked up and filled by [Client.Fetch]; nil is none.
 	Store *Store
 	// UserAgent is sent to registries; empty is "ebpm".
@@ -40,6 +43,14 @@ type Options struct {
 	// of a registry, a store that cannot be used, and retries where Progress is
 	// nil. It may be called from several goroutines; nil drops it.
 	Warn func(string)
+}
+
+// Account is a login for one registry.
+type Account struct {
+	// Registry is HOST[:PORT]. Nobody else is sent the password, but the token
+	// server that the registry names.
+	Registry           string
+	Username, Password string
 }
 
 // EventKind says what an [Event] is about.
@@ -91,6 +102,9 @@ func New(o Options) (*Client, error) {
 	c := &Client{
 		o: o,
 		credential: func(ctx context.Context, hostport string) (auth.Credential, error) {
+			if a := o.Account; a != nil && credentials.ServerAddressFromHostname(hostport) == credentials.ServerAddressFromRegistry(a.Registry) {
+				return auth.Credential{Username: a.Username, Password: a.Password}, nil
+			}
 			credential, err := lookup(ctx, hostport)
 			if err != nil {
 				return auth.EmptyCredential, &credentialError{err}
@@ -168,7 +182,7 @@ func (c *Client) repository(ref manifest.Reference) (*remote.Repository, error) 
 	}
 	repo.Client = &httpClient{&auth.Client{
 		Client:     client,
-		Header:     http.Header{"User-Agent": {cmp.Or(c.o.UserAgent, "ebpm")}},
+		Header:     http.Header{"User-Agent": {c.userAgent()}},
 		Credential: c.credential,
 		Cache:      c.cache,
 	}}
@@ -183,6 +197,8 @@ func (c *Client) repository(ref manifest.Reference) (*remote.Repository, error) 
 	}
 	return repo, nil
 }
+
+func (c *Client) userAgent() string { return cmp.Or(c.o.UserAgent, "ebpm") }
 
 // httpClient marks the errors of requests, so that they can be told from what
 // oras-go finds wrong with an answer.

@@ -106,8 +106,18 @@ func decodeManifest(data []byte, artifactType string) (*ocispec.Manifest, error)
 	return &m, nil
 }
 
+// NotAPackageError says that a reference names something else than a package.
+type NotAPackageError struct {
+	// MediaType and ArtifactType are those of what was found; they may be empty.
+	MediaType, ArtifactType string
+}
+
+func (e *NotAPackageError) Error() string {
+	return fmt.Sprintf("not an ebpm package, but %s of artifact type %q", cmp.Or(e.MediaType, "a document without media type"), e.ArtifactType)
+}
+
 func notAPackage(mediaType, artifactType string) error {
-	return fmt.Errorf("not an ebpm package, but %s of artifact type %q", cmp.Or(mediaType, "a document without media type"), artifactType)
+	return &NotAPackageError{MediaType: mediaType, ArtifactType: artifactType}
 }
 
 // platformsOf returns the packages in an index, sorted by platform.
@@ -134,6 +144,9 @@ func platformsOf(index *ocispec.Index) ([]PlatformManifest, error) {
 		}
 	}
 	if len(platforms) == 0 {
+		if index.ArtifactType == "" {
+			return nil, notAPackage(index.MediaType, index.ArtifactType)
+		}
 		return nil, errors.New("the image index names no package")
 	}
 	return platforms, nil

@@ -105,12 +105,24 @@ func (p *remotePlace) Push(ctx context.Context, d ocispec.Descriptor, r io.Reade
 }
 
 func (p *remotePlace) root(ctx context.Context, ref manifest.Reference) (*root, error) {
+	data, err := p.manifest(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	r, err := newRoot(data)
+	if err != nil {
+		return nil, err
+	}
+	return r, agree(ref, r.Digest)
+}
+
+// manifest reads the bytes that a tag or, without one, a digest names.
+func (p *remotePlace) manifest(ctx context.Context, ref manifest.Reference) (data []byte, err error) {
 	name := ref.Tag
 	if name == "" {
 		name = ref.Digest.String()
 	}
-	var data []byte
-	err := p.retry(ctx, ocispec.Descriptor{Digest: ref.Digest}, func(ctx context.Context) error {
+	err = p.retry(ctx, ocispec.Descriptor{Digest: ref.Digest}, func(ctx context.Context) error {
 		d, rc, err := p.repo.FetchReference(ctx, name)
 		if err != nil {
 			return answered(err)
@@ -124,14 +136,7 @@ func (p *remotePlace) root(ctx context.Context, ref manifest.Reference) (*root, 
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	r, err := newRoot(data)
-	if err != nil {
-		return nil, err
-	}
-	return r, agree(ref, r.Digest)
+	return data, err
 }
 
 // name sets a tag by writing the manifest, which is there already, under it: one

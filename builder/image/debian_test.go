@@ -10,11 +10,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/ebpm/ebpm/manifest"
 )
@@ -127,10 +129,28 @@ func (d *distro) calls(t *testing.T, word string) int {
 func options(t *testing.T) Options {
 	t.Helper()
 	o := Options{Binaries: t.TempDir(), Cache: filepath.Join(t.TempDir(), "cache"), Log: testLog{t}}
-	for _, name := range []string{"ebpm", "ecli", "ecc"} {
-		writeFile(t, filepath.Join(o.Binaries, name), string(elfFile(dynamic{}))+name, 0o600)
+	for _, arch := range architectures {
+		for _, name := range []string{"ebpm", "ecli"} {
+			writeProgram(t, o, arch, name, name)
+		}
 	}
+	writeProgram(t, o, runtime.GOARCH, "ecc", "ecc")
 	return o
+}
+
+// writeProgram writes a static program that differs from others by its content.
+func writeProgram(t *testing.T, o Options, arch, name, content string) {
+	t.Helper()
+	writeFile(t, filepath.Join(o.Binaries, arch, name), string(elfFile(dynamic{machine: machines[arch]}))+content, 0o600)
+}
+
+// only returns the image of an index that has one architecture.
+func only(t *testing.T, image *Image) *Child {
+	t.Helper()
+	if len(image.Children) != 1 {
+		t.Fatalf("image %s has %d children, want 1", image.Name, len(image.Children))
+	}
+	return image.Children[0]
 }
 
 type testLog struct{ t *testing.T }
@@ -168,13 +188,20 @@ func TestBuilder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "builder.txt", files(t, image))
-	config, err := image.ConfigFile()
+	if err := validate.Index(image.Index); err != nil {
+		t.Error(err)
+	}
+	child := only(t, image)
+	golden(t, "builder.txt", files(t, child))
+	config, err := child.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if config.Config.User != "65532:65532" {
 		t.Errorf("the user is %q, want 65532:65532", config.Config.User)
+	}
+	if config.Architecture != runtime.GOARCH {
+		t.Errorf("it is for %s, want %s", config.Architecture, runtime.GOARCH)
 	}
 }
 
@@ -187,8 +214,8 @@ func TestBuilderCache(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		files(t, image) // fails where a layer is not whole
-		digest, err := image.Digest()
+		files(t, only(t, image)) // fails where a layer is not whole
+		digest, err := image.Index.Digest()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +250,7 @@ func TestBuilderCache(t *testing.T) {
 	downloads(2)
 
 	// A program that changes leaves the large layer as it is.
-	writeFile(t, filepath.Join(o.Binaries, "ecc"), string(elfFile(dynamic{}))+"new", 0o600)
+	writeProgram(t, o, runtime.GOARCH, "ecc", "new")
 	if fourth := build(); fourth == first {
 		t.Error("another ecc gave the same digest")
 	}

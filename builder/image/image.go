@@ -32,10 +32,15 @@ const (
 // of the image ebpm-builder; the image ebpm's is root, as ecli needs it.
 const NonRoot = 65532
 
-// Options say what the images are made of. They are for Linux on this machine's
-// architecture.
+// architectures are those of the image ebpm, by GOARCH and sorted: of every node
+// that a package can be built for.
+var architectures = []string{"amd64", "arm64"}
+
+// Options say what the images are made of.
 type Options struct {
-	// Binaries is the folder of the static Linux programs ebpm, ecli and ecc.
+	// Binaries is the folder of the static Linux programs, which are in a folder
+	// an architecture: amd64/ebpm and arm64/ebpm, likewise ecli, and ecc for this
+	// machine's architecture.
 	Binaries string
 	// Epoch is the time of every file and of the images; the zero value is the
 	// Unix epoch.
@@ -68,10 +73,20 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// Image is one of the images. Its layers may be files in [Options.Cache].
+// Image is one of the images: an index, also of one architecture, so that a node
+// of another one refuses it by name instead of failing to execute it.
 type Image struct {
+	Name  string // RunnerName or BuilderName
+	Index v1.ImageIndex
+	// Children are the images of Index, in its order.
+	Children []*Child
+}
+
+// Child is an image for Linux on one architecture. Its layers may be files in
+// [Options.Cache].
+type Child struct {
 	v1.Image
-	Name string // RunnerName or BuilderName
+	Architecture string // GOARCH
 	// Uncompressed is the size of the layers' tars, in bytes.
 	Uncompressed int64
 	// Compressed is the size of the layers as they are stored, in bytes.
@@ -93,7 +108,7 @@ func Build(ctx context.Context, o Options) ([]*Image, error) {
 	return []*Image{runner, builder}, nil
 }
 
-// Runner makes the image ebpm.
+// Runner makes the image ebpm, for linux/amd64 and linux/arm64.
 func Runner(ctx context.Context, o Options) (*Image, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -105,7 +120,7 @@ func Runner(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", RunnerName, err)
 	}
-	return assemble(ctx, o, spec{
+	return assemble(ctx, o, architectures, spec{
 		name:        RunnerName,
 		description: "Pulls eBPF packages and runs them on the nodes of a cluster.",
 		base:        base,
@@ -116,8 +131,9 @@ func Runner(ctx context.Context, o Options) (*Image, error) {
 	})
 }
 
-// Builder makes the image ebpm-builder. The first time, and whenever apt offers
-// newer packages, it downloads about 110 MB of them.
+// Builder makes the image ebpm-builder, for this machine's architecture: apt has
+// no lists of another's packages. The first time, and whenever apt offers newer
+// packages, it downloads about 110 MB of them.
 func Builder(ctx context.Context, o Options) (*Image, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -127,7 +143,7 @@ func Builder(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build image %s: %w", BuilderName, err)
 	}
-	return assemble(ctx, o, spec{
+	return assemble(ctx, o, []string{runtime.GOARCH}, spec{
 		name:        BuilderName,
 		description: "Compiles eBPF sources to packages: ecc, with clang of Debian.",
 		base:        base,
@@ -148,18 +164,37 @@ type spec struct {
 	user              string
 }
 
-func assemble(ctx context.Context, o Options, s spec) (*Image, error) {
+// assemble makes the index of an image with a child for each of archs.
+func assemble(ctx context.Context, o Options, archs []string, s spec) (*Image, error) {
+	image := &Image{Name: s.name}
+	adds := make([]mutate.IndexAddendum, len(archs))
+	for i, arch := range archs {
+		child, err := assembleChild(ctx, o, arch, s)
+		if err != nil {
+			return nil, fmt.Errorf("build image %s for linux/%s: %w", s.name, arch, err)
+		}
+		image.Children = append(image.Children, child)
+		adds[i] = mutate.IndexAddendum{
+			Add:        child.Image,
+			Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: arch}},
+		}
+	}
+	image.Index = mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), adds...)
+	return image, nil
+}
+
+func assembleChild(ctx context.Context, o Options, arch string, s spec) (*Child, error) {
 	layers := []*layer{s.base}
 	origins := []string{s.origin}
 	for _, p := range s.programs {
-		l, err := programLayer(ctx, o, p)
+		l, err := programLayer(ctx, o, arch, p)
 		if err != nil {
-			return nil, fmt.Errorf("build image %s: %w", s.name, err)
+			return nil, err
 		}
 		layers, origins = append(layers, l), append(origins, p)
 	}
 
-	image := &Image{Name: s.name}
+	child := &Child{Architecture: arch}
 	adds := make([]mutate.Addendum, len(layers))
 	for i, l := range layers {
 		adds[i] = mutate.Addendum{
@@ -167,14 +202,14 @@ func assemble(ctx context.Context, o Options, s spec) (*Image, error) {
 			MediaType: types.OCILayer,
 			History:   v1.History{Created: v1.Time{Time: o.Epoch}, CreatedBy: "ebpm make images", Comment: origins[i]},
 		}
-		image.Uncompressed += l.blob.Uncompressed
-		image.Compressed += l.blob.Size
+		child.Uncompressed += l.blob.Uncompressed
+		child.Compressed += l.blob.Size
 	}
 	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	img, err := mutate.ConfigFile(img, &v1.ConfigFile{
 		Created:      v1.Time{Time: o.Epoch},
 		OS:           "linux",
-		Architecture: runtime.GOARCH,
+		Architecture: arch,
 		RootFS:       v1.RootFS{Type: "layers"},
 		Config: v1.Config{
 			User:       s.user,
@@ -191,21 +226,18 @@ func assemble(ctx context.Context, o Options, s spec) (*Image, error) {
 		},
 	})
 	if err == nil {
-		image.Image, err = mutate.Append(img, adds...)
+		child.Image, err = mutate.Append(img, adds...)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("build image %s: %w", s.name, err)
-	}
-	return image, nil
+	return child, err
 }
 
 // programLayer makes a layer of one program of [Options.Binaries].
-func programLayer(ctx context.Context, o Options, name string) (*layer, error) {
-	file := filepath.Join(o.Binaries, name)
-	size, err := checkStatic(file, runtime.GOARCH)
+func programLayer(ctx context.Context, o Options, arch, name string) (*layer, error) {
+	file := filepath.Join(o.Binaries, arch, name)
+	size, err := checkStatic(file, arch)
 	if err != nil {
 		return nil, manifest.WithKind(manifest.KindPrecondition, err,
-			fmt.Sprintf("Build it with `CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -trimpath -o %s ./cmd/%s`.", runtime.GOARCH, file, name))
+			fmt.Sprintf("Build it with `CGO_ENABLED=0 GOOS=linux GOARCH=%s go build -trimpath -o %s ./cmd/%s`.", arch, file, name))
 	}
 	t := tree{"usr/local/bin/" + name: {typ: tar.TypeReg, mode: 0o755, file: file, size: size}}
 	return memoryLayer(ctx, t, o.Epoch)

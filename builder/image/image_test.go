@@ -3,6 +3,8 @@
 package image
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"debug/elf"
 	"errors"
@@ -24,7 +26,9 @@ import (
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -54,9 +58,32 @@ func TestRunner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := validate.Image(image); err != nil {
+	if err := validate.Index(image.Index); err != nil {
 		t.Error(err)
 	}
+	index, err := image.Index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if index.MediaType != types.OCIImageIndex {
+		t.Errorf("its media type is %s, want %s", index.MediaType, types.OCIImageIndex)
+	}
+	var got []string
+	for i, d := range index.Manifests {
+		got = append(got, d.Platform.String())
+		if want := digestOf(t, image.Children[i]); d.Digest != want {
+			t.Errorf("its manifest %d is %s, want that of child %s, %s", i, d.Digest, image.Children[i].Architecture, want)
+		}
+	}
+	if diff := cmp.Diff([]string{"linux/amd64", "linux/arm64"}, got); diff != "" {
+		t.Errorf("platforms differ (-want +got):\n%s", diff)
+	}
+	for _, child := range image.Children {
+		t.Run(child.Architecture, func(t *testing.T) { testRunner(t, child) })
+	}
+}
+
+func testRunner(t *testing.T, image *Child) {
 	golden(t, "runner.txt", files(t, image))
 	config, err := image.ConfigFile()
 	if err != nil {
@@ -78,8 +105,11 @@ func TestRunner(t *testing.T) {
 	if diff := cmp.Diff(want, config.Config); diff != "" {
 		t.Errorf("config differs (-want +got):\n%s", diff)
 	}
-	if config.OS != "linux" || config.Architecture != runtime.GOARCH || !config.Created.Equal(time.Unix(0, 0)) {
-		t.Errorf("it is for %s/%s of %v, want linux/%s of 1970", config.OS, config.Architecture, config.Created, runtime.GOARCH)
+	if config.OS != "linux" || config.Architecture != image.Architecture || !config.Created.Equal(time.Unix(0, 0)) {
+		t.Errorf("it is for %s/%s of %v, want linux/%s of 1970", config.OS, config.Architecture, config.Created, image.Architecture)
+	}
+	if got := programMachine(t, image, "usr/local/bin/ebpm"); got != machines[image.Architecture] {
+		t.Errorf("its ebpm is for %v, want %v", got, machines[image.Architecture])
 	}
 	layers, err := image.Layers()
 	if err != nil {
@@ -88,6 +118,40 @@ func TestRunner(t *testing.T) {
 	if len(layers) != 3 {
 		t.Errorf("%d layers, want one of folders and one a program", len(layers))
 	}
+}
+
+// programMachine returns the machine of a program in an image.
+func programMachine(t *testing.T, image v1.Image, name string) elf.Machine {
+	t.Helper()
+	r := mutate.Extract(image)
+	defer r.Close()
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err != nil {
+			t.Fatalf("find %s: %v", name, err)
+		}
+		if h.Name != name {
+			continue
+		}
+		content, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d, err := readDynamic(bytes.NewReader(content))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d.machine
+	}
+}
+
+func digestOf(t *testing.T, image interface{ Digest() (v1.Hash, error) }) v1.Hash {
+	t.Helper()
+	d, err := image.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func TestEpoch(t *testing.T) {
@@ -99,11 +163,7 @@ func TestEpoch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := image.Digest()
-		if err != nil {
-			t.Fatal(err)
-		}
-		digests[d] = true
+		digests[digestOf(t, image.Index)] = true
 	}
 	if len(digests) != 2 {
 		t.Errorf("two times, each given twice, gave %d digests", len(digests))
@@ -111,28 +171,30 @@ func TestEpoch(t *testing.T) {
 }
 
 func TestRunnerErrors(t *testing.T) {
-	other := elf.EM_AARCH64
-	if machines[runtime.GOARCH] == other {
-		other = elf.EM_X86_64
+	arm64 := func(d dynamic) string {
+		d.machine = elf.EM_AARCH64
+		return string(elfFile(d))
 	}
 	for _, tt := range []struct {
 		name, program, err string
-		kind               manifest.Kind
 	}{
-		{name: "a script", program: "#!/bin/sh\n", err: "not an ELF file", kind: manifest.KindPrecondition},
-		{name: "dynamic", program: string(elfFile(dynamic{interpreter: "/lib/ld.so"})), err: "it is not static, it needs /lib/ld.so", kind: manifest.KindPrecondition},
-		{name: "libraries", program: string(elfFile(dynamic{libraries: []string{"libc.so.6"}})), err: "it needs libc.so.6", kind: manifest.KindPrecondition},
-		{name: "another machine's", program: string(elfFile(dynamic{machine: other})), err: "it is for " + other.String(), kind: manifest.KindPrecondition},
+		{name: "a script", program: "#!/bin/sh\n", err: "not an ELF file"},
+		{name: "dynamic", program: arm64(dynamic{interpreter: "/lib/ld.so"}), err: "it is not static, it needs /lib/ld.so"},
+		{name: "libraries", program: arm64(dynamic{libraries: []string{"libc.so.6"}}), err: "it needs libc.so.6"},
+		{name: "another machine's", program: string(elfFile(dynamic{machine: elf.EM_X86_64})), err: "it is for EM_X86_64, not for EM_AARCH64"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			o := options(t)
-			writeFile(t, filepath.Join(o.Binaries, "ebpm"), tt.program, 0o755)
+			writeFile(t, filepath.Join(o.Binaries, "arm64", "ebpm"), tt.program, 0o755)
 			_, err := Runner(t.Context(), o)
-			if err == nil || !strings.Contains(err.Error(), tt.err) {
-				t.Fatalf("error %v, want %q", err, tt.err)
+			if err == nil || !strings.Contains(err.Error(), "build image ebpm for linux/arm64: ") || !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("error %v, want %q of linux/arm64", err, tt.err)
 			}
-			if got := manifest.KindOf(err); got != tt.kind {
-				t.Errorf("kind %d, want %d", got, tt.kind)
+			if got := manifest.KindOf(err); got != manifest.KindPrecondition {
+				t.Errorf("kind %d, want %d", got, manifest.KindPrecondition)
+			}
+			if got := manifest.AdviceOf(err); !strings.Contains(got, "GOARCH=arm64 ") {
+				t.Errorf("advice %q, want that of a build for arm64", got)
 			}
 		})
 	}
@@ -163,10 +225,7 @@ func TestWriteLayouts(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, image := range images {
-			want, err := image.Digest()
-			if err != nil {
-				t.Fatal(err)
-			}
+			want := digestOf(t, image.Index)
 			if wantRef := "oci:" + filepath.Join(dir, image.Name) + ":" + manifest.Version + "@" + want.String(); refs[i].String() != wantRef {
 				t.Errorf("reference %s, want %s", refs[i], wantRef)
 			}
@@ -182,12 +241,12 @@ func TestWriteLayouts(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(m.Manifests) != 1 || m.Manifests[0].Digest != want || m.Manifests[0].Annotations["org.opencontainers.image.ref.name"] != manifest.Version {
-				t.Errorf("the layout holds %+v, want one image %s, tagged %s", m.Manifests, want, manifest.Version)
+				t.Errorf("the layout holds %+v, want one index %s, tagged %s", m.Manifests, want, manifest.Version)
 			}
 		}
 		assertNoTemp(t, dir)
-		writeFile(t, filepath.Join(o.Binaries, "ecc"), string(elfFile(dynamic{}))+"new", 0o600)
-		writeFile(t, filepath.Join(o.Binaries, "ebpm"), string(elfFile(dynamic{}))+"new", 0o600)
+		writeProgram(t, o, runtime.GOARCH, "ecc", "new")
+		writeProgram(t, o, "arm64", "ebpm", "new")
 	}
 }
 
@@ -252,10 +311,7 @@ func TestPush(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, image := range images {
-			want, err := image.Digest()
-			if err != nil {
-				t.Fatal(err)
-			}
+			want := digestOf(t, image.Index)
 			if wantRef := host + "/team/" + image.Name + "@" + want.String(); refs[i].String() != wantRef {
 				t.Errorf("reference %s, want %s", refs[i], wantRef)
 			}
@@ -263,25 +319,35 @@ func TestPush(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := remote.Image(tag)
+			got, err := remote.Index(tag)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := validate.Image(got); err != nil {
+			if err := validate.Index(got); err != nil {
 				t.Error(err)
 			}
-			if d, err := got.Digest(); err != nil || d != want {
-				t.Errorf("the tag is %s (%v), want %s", d, err, want)
+			if d := digestOf(t, got); d != want {
+				t.Errorf("the tag is %s, want %s", d, want)
+			}
+			// As a node does, which takes the child of its platform.
+			for _, child := range image.Children {
+				pulled, err := remote.Image(tag, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: child.Architecture}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, want := digestOf(t, pulled), digestOf(t, child); got != want {
+					t.Errorf("for %s the tag is %s, want %s", child.Architecture, got, want)
+				}
 			}
 		}
 		return images
 	}
 	push()
 	before := uploads.Load()
-	writeFile(t, filepath.Join(o.Binaries, "ecc"), string(elfFile(dynamic{}))+"new", 0o600)
+	writeProgram(t, o, "arm64", "ecli", "new")
 	images := push()
 	if got := uploads.Load() - before; got != 2 {
-		t.Errorf("after a change of ecc %d blobs were sent, want its layer and the config", got)
+		t.Errorf("after a change of one ecli %d blobs were sent, want its layer and the config", got)
 	}
 
 	if _, err := Push(t.Context(), host, false, images); !errors.Is(err, errPlainHTTP) {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	imagespec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -51,14 +50,7 @@ func writeLayout(dir string, image *Image) (ref manifest.Reference, err error) {
 	if err != nil {
 		return ref, err
 	}
-	config, err := image.ConfigFile()
-	if err != nil {
-		return ref, err
-	}
-	if err := path.AppendImage(image,
-		layout.WithAnnotations(map[string]string{imagespec.AnnotationRefName: manifest.Version}),
-		layout.WithPlatform(v1.Platform{OS: config.OS, Architecture: config.Architecture}),
-	); err != nil {
+	if err := path.AppendIndex(image.Index, layout.WithAnnotations(map[string]string{imagespec.AnnotationRefName: manifest.Version})); err != nil {
 		return ref, err
 	}
 	final, old := filepath.Join(dir, image.Name), filepath.Join(tmp, "old")

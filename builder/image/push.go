@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/go-digest"
 
@@ -21,7 +20,7 @@ import (
 // its tag, where prefix is REGISTRY[/PATH]. Blobs that are there already are
 // not sent again. Credentials are those of the Docker config. Registries are
 // spoken to by HTTPS, by plain HTTP only when plainHTTP is set. It returns the
-// references by digest, in the order of images.
+// references by digest, that of the index, in the order of images.
 func Push(ctx context.Context, prefix string, plainHTTP bool, images []*Image) ([]manifest.Reference, error) {
 	refs := make([]manifest.Reference, len(images))
 	for i, image := range images {
@@ -53,7 +52,7 @@ func push(ctx context.Context, ref manifest.Reference, plainHTTP bool, image *Im
 	if err != nil {
 		return err
 	}
-	return remote.Write(tag, image,
+	return remote.WriteIndex(tag, image.Index,
 		remote.WithContext(ctx),
 		remote.WithTransport(transport),
 		remote.WithAuthFromKeychain(authn.DefaultKeychain),
@@ -75,7 +74,7 @@ func (t onlyHTTPS) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.RoundTripper.RoundTrip(r)
 }
 
-func imageDigest(image v1.Image) (digest.Digest, error) {
-	h, err := image.Digest()
+func imageDigest(image *Image) (digest.Digest, error) {
+	h, err := image.Index.Digest()
 	return digest.Digest(h.String()), err
 }

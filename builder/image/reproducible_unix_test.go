@@ -25,8 +25,12 @@ func TestReproducible(t *testing.T) {
 		t.Setenv("TMPDIR", t.TempDir())
 		t.Setenv("HOME", t.TempDir())
 		o := options(t)
-		for _, p := range []string{"ebpm", "ecli", "ecc"} {
-			if err := os.Chtimes(filepath.Join(o.Binaries, p), mtime, mtime); err != nil {
+		programs, err := filepath.Glob(filepath.Join(o.Binaries, "*", "*"))
+		if err != nil || len(programs) != 2*len(architectures)+1 {
+			t.Fatalf("%d programs, %v", len(programs), err)
+		}
+		for _, p := range programs {
+			if err := os.Chtimes(p, mtime, mtime); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -40,7 +44,7 @@ func TestReproducible(t *testing.T) {
 		}
 		digests := map[string]v1.Hash{}
 		for _, image := range images {
-			if digests[image.Name], err = image.Digest(); err != nil {
+			if digests[image.Name], err = image.Index.Digest(); err != nil {
 				t.Fatal(err)
 			}
 		}

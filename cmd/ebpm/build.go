@@ -186,6 +186,12 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 	if err != nil {
 		return err
 	}
+	architectures, err := commonArchitectures(
+		namedPlatforms{image, s.imagePlatforms(c.Context, client, image)},
+		namedPlatforms{eccImage, s.imagePlatforms(c.Context, client, eccImage)})
+	if err != nil {
+		return err
+	}
 	host := o.Ref.Registry
 	var ca []byte
 	if file := s.config.CA[host]; file != "" {
@@ -198,15 +204,16 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 		return err
 	}
 	job := &builder.Kubernetes{
-		Client:       cluster.Kubernetes(),
-		Namespace:    c.String("build-namespace"),
-		Image:        image,
-		EccImage:     eccImage,
-		Registry:     client,
-		PlainHTTP:    slices.Contains(s.config.PlainHTTP, host),
-		CA:           ca,
-		DockerConfig: credentials,
-		Timeout:      c.Duration("timeout"),
+		Client:        cluster.Kubernetes(),
+		Namespace:     c.String("build-namespace"),
+		Image:         image,
+		EccImage:      eccImage,
+		Architectures: architectures,
+		Registry:      client,
+		PlainHTTP:     slices.Contains(s.config.PlainHTTP, host),
+		CA:            ca,
+		DockerConfig:  credentials,
+		Timeout:       c.Duration("timeout"),
 	}
 	pinned, err := job.Build(c.Context, source, o)
 	if err != nil {
@@ -236,4 +243,35 @@ func (s *session) buildInCluster(c *cli.Context, source *builder.Source, o build
 			strings.Join(platformNames(platforms), ", "), strings.Join(platformNames(o.Platforms), ", ")), "")
 	}
 	return s.printPackage(c, pinned, size, platforms...)
+}
+
+// namedPlatforms are the platforms of an image, nil where they are not known.
+type namedPlatforms struct {
+	image     string
+	platforms []manifest.Platform
+}
+
+// commonArchitectures returns the architectures of nodes that can start all
+// images, nil where that is not known of any of them.
+func commonArchitectures(images ...namedPlatforms) ([]string, error) {
+	var common []string
+	var known []string
+	for _, i := range images {
+		if i.platforms == nil {
+			continue
+		}
+		has := []string{}
+		for _, p := range i.platforms {
+			if common == nil || slices.Contains(common, p.Architecture) {
+				has = append(has, p.Architecture)
+			}
+		}
+		common = has
+		known = append(known, fmt.Sprintf("%s is for %s", i.image, strings.Join(platformNames(i.platforms), ", ")))
+	}
+	if common != nil && len(common) == 0 {
+		return nil, manifest.WithKind(manifest.KindPrecondition,
+			fmt.Errorf("no node can start the images of a build: %s", strings.Join(known, "; ")), "")
+	}
+	return common, nil
 }

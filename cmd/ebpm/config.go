@@ -155,7 +155,11 @@ func (s *session) storeAndClient() (*registry.Store, *registry.Client, error) {
 
 // client returns a client of registries; store may be nil.
 func (s *session) client(store *registry.Store) (*registry.Client, error) {
-	return registry.New(registry.Options{
+	return registry.New(s.registryOptions(store))
+}
+
+func (s *session) registryOptions(store *registry.Store) registry.Options {
+	return registry.Options{
 		PlainHTTP: s.config.PlainHTTP,
 		CAFiles:   s.config.CA,
 		Store:     store,
@@ -167,5 +171,5 @@ func (s *session) client(store *registry.Store) (*registry.Client, error) {
 			}
 		},
 		Warn: func(text string) { s.say("warning: %s", text) },
-	})
+	}
 }

@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"github.com/ebpm/ebpm/deployer"
 	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
+	"github.com/ebpm/ebpm/registry"
 )
 
 // contextFlags choose the cluster, as kubectl's flags of these names do.
@@ -103,11 +105,14 @@ func (s *session) deployCommand() *cli.Command {
 			"  ebpm deploy opensnoop:1.0.0 --all            run it on every node\n" +
 			"  ebpm deploy opensnoop:1.1.0                  upgrade; the nodes stay\n" +
 			"  ebpm deploy xdpsyn:1.0.0 --node node1 --interface eth0\n" +
-			"  ebpm deploy opensnoop:1.1.0 -- --failed      with arguments of the program",
+			"  ebpm deploy xdpsyn:1.0.0 --all --attach report_syns='veth*'\n" +
+			"  ebpm deploy opensnoop:1.1.0 -- --failed      with arguments of the program\n\n" +
+			attachHelp,
 		Flags: append(clusterFlags(
 			&cli.StringFlag{Name: "name", Usage: "the `NAME` of the release (default: the last part of the repository)"},
 			&cli.BoolFlag{Name: "all", Usage: "run on every Linux node, also those that join later"},
 			&cli.StringSliceFlag{Name: "node", Usage: "run on this `NODE`; may be given several times"},
+			&cli.StringSliceFlag{Name: "attach", Usage: "attach a program of the package there, as `PROGRAM=TARGET`; an empty TARGET is the package's own again"},
 			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.StringFlag{Name: "image", Usage: "the runner's container `IMAGE`, by digest", EnvVars: []string{"EBPM_IMAGE"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "the `SECRET` (dockerconfigjson) by which nodes pull the package"},
@@ -137,6 +142,10 @@ func (s *session) deploy(c *cli.Context) error {
 		targets = &deployer.Targets{All: true}
 	case c.IsSet("node"):
 		targets = &deployer.Targets{Nodes: c.StringSlice("node")}
+	}
+	attach, err := parseAttach(c)
+	if err != nil {
+		return err
 	}
 	ref, err := s.reference(args[0])
 	if err != nil {
@@ -174,8 +183,10 @@ func (s *session) deploy(c *cli.Context) error {
 		Package:            pkg,
 		Targets:            targets,
 		Args:               s.tail,
+		Attach:             attach,
 		Interface:          c.String("interface"),
 		Image:              image,
+		ImagePlatforms:     s.imagePlatforms(c.Context, reg, image),
 		PullSecret:         c.String("pull-secret"),
 		Registries:         nodeConfig,
 		IgnoreRequirements: c.Bool("ignore-requirements"),
@@ -213,6 +224,28 @@ func (s *session) image(c *cli.Context) (string, error) {
 	}
 	return "", manifest.WithKind(manifest.KindUsage, errors.New("no image of the runner is known"),
 		"Set --image, EBPM_IMAGE or `image:` in the configuration; `make images` builds one.")
+}
+
+// imageTimeout bounds how long a command waits to learn the platforms of an
+// image.
+const imageTimeout = 3 * time.Second
+
+// imagePlatforms returns the platforms of an image, nil where they cannot be
+// told from here: nodes may reach a registry, or have credentials and images,
+// that this machine has not.
+func (s *session) imagePlatforms(ctx context.Context, reg *registry.Client, image string) []manifest.Platform {
+	ctx, cancel := context.WithTimeout(ctx, imageTimeout)
+	defer cancel()
+	ref, err := manifest.ParseReference(image, "")
+	var platforms []manifest.Platform
+	if err == nil {
+		platforms, err = reg.ImagePlatforms(ctx, ref)
+	}
+	if err != nil {
+		s.log.Debugf("the platforms of the image are not known: %v", err)
+		return nil
+	}
+	return platforms
 }
 
 // nodeConfig is what nodes may have to know about registries.

@@ -29,16 +29,22 @@ func (s *session) pullCommand() *cli.Command {
 		Category:  categoryMake,
 		Usage:     "pull a package into the local store, or its files into a folder",
 		ArgsUsage: "REF",
-		Flags: []cli.Flag{
+		Flags: append(ecliPullFlags(),
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "write package.json and source.tar into this `FOLDER`"},
 			&cli.StringFlag{Name: "platform", Usage: "the `PLATFORM` whose files to pull, such as linux/arm64 (default: this machine's; into the store: all)"},
 			&cli.BoolFlag{Name: "canonical", Usage: "write only package.json, in the form that ecli run --strict takes"},
 			&cli.BoolFlag{Name: "source", Usage: "unpack the source into the folder instead"},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			args, err := s.positionals(c, 1, 1)
 			if err != nil {
 				return err
+			}
+			switch {
+			case c.IsSet("program"):
+				return s.pullProgram(c.Context, args[0], c.String("program"))
+			case c.IsSet("module"):
+				return s.pullModule(c, args[0], c.String("module"))
 			}
 			ref, err := s.reference(args[0])
 			if err != nil {

@@ -55,7 +55,7 @@ func (s *session) pushCommand() *cli.Command {
 		Description: "Example:\n" +
 			"  ebpm build examples/opensnoop -t registry.example/opensnoop:1.0.0\n" +
 			"  ebpm push registry.example/opensnoop:1.0.0",
-		Flags: []cli.Flag{
+		Flags: append(ecliPushFlags(),
 			outputFlag(),
 			// The last step of a build in a cluster.
 			&cli.StringFlag{Name: "built", Hidden: true},
@@ -63,11 +63,14 @@ func (s *session) pushCommand() *cli.Command {
 			&cli.StringFlag{Name: "source-from", Hidden: true},
 			&cli.StringFlag{Name: "source-file", Hidden: true},
 			&cli.StringFlag{Name: "digest-file", Hidden: true},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			args, err := s.positionals(c, 1, 1)
 			if err != nil {
 				return err
+			}
+			if c.IsSet("module") {
+				return s.pushModule(c, args[0], c.String("module"))
 			}
 			ref, err := s.reference(args[0])
 			if err != nil {

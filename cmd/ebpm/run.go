@@ -29,9 +29,12 @@ func (s *session) runCommand() *cli.Command {
 			"Examples:\n" +
 			"  ebpm run examples/opensnoop\n" +
 			"  ebpm run opensnoop:1.0.0 --failed\n" +
-			"  ebpm run --json examples/opensnoop",
+			"  ebpm run --json examples/opensnoop\n" +
+			"  ebpm run --attach report_syns='veth*' examples/xdpsyn\n\n" +
+			attachHelp,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "json", Aliases: []string{"j"}, Usage: "print an object a line instead of a table"},
+			&cli.StringSliceFlag{Name: "attach", Usage: "attach a program of the package there, as `PROGRAM=TARGET`; may be given several times"},
 			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "run also where the package says that the kernel is too old"},
 		},
@@ -47,10 +50,15 @@ func (s *session) runCommand() *cli.Command {
 			if err := checkKernel(requires); err != nil && !c.Bool("ignore-requirements") {
 				return err
 			}
+			attach, err := parseAttach(c)
+			if err != nil {
+				return err
+			}
 			err = ecli.Run(c.Context, ecli.Options{
 				Package:   pkg,
 				Args:      s.tail,
 				JSON:      c.Bool("json"),
+				Attach:    attach,
 				Interface: c.String("interface"),
 				KernelBTF: types,
 				Stdout:    s.out,
@@ -62,6 +70,26 @@ func (s *session) runCommand() *cli.Command {
 	}
 }
 
+// attachHelp says what --attach takes.
+const attachHelp = "The TARGET of --attach depends on what the program is attached to:\n" +
+	"  uprobe, uretprobe, usdt   BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone\n" +
+	"  XDP, tc, socket filter    an interface, several with commas, a pattern such as 'veth*'\n" +
+	"  cgroup, sockops           the path of a cgroup (lsm_cgroup, too)\n" +
+	"  perf_event                EVENT[@HZ] or @HZ, such as cpu-clock@99\n" +
+	"  every other               what follows the hook in its section: a function, a tracepoint"
+
+func parseAttach(c *cli.Context) ([]manifest.Attach, error) {
+	var list []manifest.Attach
+	for _, word := range c.StringSlice("attach") {
+		a, err := manifest.ParseAttach(word)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
 // adviseFlagOrder helps who typed one of ebpm's own flags behind the package,
 // where it is the program's, and the program does not know it.
 func (s *session) adviseFlagOrder(err error) error {
@@ -70,7 +98,7 @@ func (s *session) adviseFlagOrder(err error) error {
 	}
 	for _, word := range s.tail {
 		name, _, _ := strings.Cut(word, "=")
-		if name == "--interface" || name == "--json" || name == "--ignore-requirements" {
+		if name == "--attach" || name == "--interface" || name == "--json" || name == "--ignore-requirements" {
 			return manifest.WithKind(manifest.KindUsage, err, "What follows the package is the program's; ebpm's own "+name+" belongs in front of it.")
 		}
 	}

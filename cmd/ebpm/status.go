@@ -5,8 +5,11 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,15 +94,15 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 		value: status,
 		names: []string{status.Name},
 		table: [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST"}},
-		wide:  [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST", "POD", "KERNEL"}},
+		wide:  [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST", "POD", "KERNEL", "TARGETS"}},
 	}
 	for _, n := range status.Nodes {
 		row := []string{
 			n.Node, string(n.State), strconv.FormatInt(n.Revision, 10), n.Tag, strconv.Itoa(int(n.Restarts)), since(n.Since),
-			strconv.Itoa(len(n.Programs)) + " programs", counters(n),
+			strconv.Itoa(len(targetsOf(n.Programs))) + " programs", counters(n),
 		}
 		r.table = append(r.table, row)
-		r.wide = append(r.wide, append(row[:len(row):len(row)], n.Pod, n.Kernel))
+		r.wide = append(r.wide, append(row[:len(row):len(row)], n.Pod, n.Kernel, attachedTo(n.Programs)))
 	}
 	if format := c.String("output"); format != "table" && format != "wide" {
 		return s.print(c, r)
@@ -113,6 +116,12 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 		status.Name, status.Package, status.Digest, status.Revision, status.Reason, status.Targets, status.Ready, status.Desired, state)
 	if len(status.Args) > 0 {
 		fmt.Fprintf(&b, "arguments: %s\n", strings.Join(status.Args, " "))
+	}
+	if status.Interface != "" {
+		fmt.Fprintf(&b, "interface: %s\n", status.Interface)
+	}
+	for _, a := range status.Attach {
+		fmt.Fprintf(&b, "attach:    %s\n", a)
 	}
 	for _, note := range status.Notes {
 		fmt.Fprintf(&b, "note:      %s\n", note)
@@ -128,6 +137,26 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	}
 	_, err := io.WriteString(s.out, manifest.TerminalText(b.String(), true))
 	return err
+}
+
+// targetsOf returns what each program is attached to, by its name.
+func targetsOf(programs []manifest.ProgramStatus) map[string][]string {
+	targets := map[string][]string{}
+	for _, p := range programs {
+		targets[p.Name] = append(targets[p.Name], p.Target)
+	}
+	return targets
+}
+
+// attachedTo lists the programs with their targets, which the status records
+// say.
+func attachedTo(programs []manifest.ProgramStatus) string {
+	targets := targetsOf(programs)
+	var words []string
+	for _, name := range slices.Sorted(maps.Keys(targets)) {
+		words = append(words, name+"="+strings.Join(targets[name], ","))
+	}
+	return cmp.Or(strings.Join(words, " "), "-")
 }
 
 // counters sums what did not reach the output: "?" where the node's log does not

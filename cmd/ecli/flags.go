@@ -13,8 +13,12 @@ import (
 // flags are the words before, and with, the program word.
 type flags struct {
 	json           bool
-	progType       string
+	progType       progType
 	strict         bool
+	attach         []manifest.Attach
+	handover       string
+	carry          manifest.Carry
+	resetState     bool
 	iface          string
 	root           string
 	ready          string
@@ -26,79 +30,87 @@ type flags struct {
 	own *manifest.Package
 }
 
+// progType is what a program word names.
+type progType string
+
+const (
+	typeUnknown progType = ""
+	typeJSON    progType = "json"
+	typeTar     progType = "tar"
+	typeWasm    progType = "wasm"
+)
+
+func parseProgType(s string) (progType, error) {
+	switch strings.ToLower(s) {
+	case "json", "jsoneunomia":
+		return typeJSON, nil
+	case "tar":
+		return typeTar, nil
+	case "wasm", "wasmmodule":
+		return typeWasm, nil
+	}
+	return typeUnknown, fmt.Errorf("unknown program type: %s. It is `json`, `tar` or `wasm`", s)
+}
+
+// typeOf guesses a type by how a name ends; only lower case counts, as in
+// eunomia-bpf's ecli, which does not know the two names of a compressed tar.
+func typeOf(name string) progType {
+	for _, known := range []struct {
+		end string
+		progType
+	}{
+		{".json", typeJSON}, {".tar", typeTar}, {".tar.gz", typeTar}, {".tgz", typeTar}, {".wasm", typeWasm},
+	} {
+		if strings.HasSuffix(name, known.end) {
+			return known.progType
+		}
+	}
+	return typeUnknown
+}
+
 // parseFlags reads the words of `ecli run`. The first word that is no flag is
 // the program; what follows belongs to it.
 func parseFlags(words []string) (f *flags, help bool, err error) {
 	f = &flags{}
-	seen := map[string]bool{}
-	values := map[string]*string{
-		"--prog-type":       &f.progType,
-		"--interface":       &f.iface,
-		"--root":            &f.root,
-		"--ready":           &f.ready,
-		"--termination-log": &f.terminationLog,
-	}
-	switches := map[string]*bool{
-		"--json":   &f.json,
-		"--strict": &f.strict,
-		"--help":   &help,
-	}
-	shorts := map[byte]string{'j': "--json", 'p': "--prog-type", 'h': "--help"}
-	for len(words) > 0 && !help {
-		word := words[0]
-		if word == "--" {
-			words = words[1:]
-			break
-		}
-		if len(word) < 2 || word[0] != '-' {
-			break
-		}
-		words = words[1:]
-		name, value, glued := strings.Cut(word, "=")
-		if word[1] != '-' {
-			// -j, -p T, -pT, -p=T, -jpT
-			long, ok := shorts[word[1]]
-			if !ok {
-				return nil, false, fmt.Errorf("unexpected argument '-%s' found", word[1:2])
+	rest, _, err := parseWords(words, []option{
+		{long: "--json", short: 'j', set: on(&f.json)},
+		{long: "--prog-type", short: 'p', value: "PROG_TYPE", set: func(s string) (err error) {
+			f.progType, err = parseProgType(s)
+			return err
+		}},
+		{long: "--strict", set: on(&f.strict)},
+		{long: "--attach", value: "PROG=TARGET", many: true, set: func(s string) error {
+			a, err := manifest.ParseAttach(s)
+			f.attach = append(f.attach, a)
+			return err
+		}},
+		{long: "--handover", value: "DIR", set: text(&f.handover)},
+		{long: "--carry", value: "MAP", many: true, set: func(s string) error {
+			if s == "all" {
+				f.carry.All = true
+			} else {
+				f.carry.Maps = append(f.carry.Maps, s)
 			}
-			rest := word[2:]
-			name, value, glued = long, strings.TrimPrefix(rest, "="), rest != ""
-			if switches[name] != nil && rest != "" && rest[0] != '=' {
-				words = append([]string{"-" + rest}, words...)
-				glued = false
-			}
-		}
-		if seen[name] {
-			return nil, false, fmt.Errorf("the argument '%s' cannot be used multiple times", name)
-		}
-		seen[name] = true
-		switch {
-		case switches[name] != nil && glued:
-			return nil, false, fmt.Errorf("unexpected value '%s' for '%s' found; no more were expected", value, name)
-		case switches[name] != nil:
-			*switches[name] = true
-		case values[name] == nil:
-			return nil, false, fmt.Errorf("unexpected argument '%s' found", name)
-		case glued:
-			*values[name] = value
-		case len(words) == 0 || len(words[0]) > 1 && words[0][0] == '-':
-			return nil, false, fmt.Errorf("a value is required for '%s' but none was supplied", name)
-		default:
-			*values[name] = words[0]
-			words = words[1:]
-		}
-	}
-	if help {
+			return nil
+		}},
+		{long: "--reset-state", set: on(&f.resetState)},
+		{long: "--interface", value: "NAME", set: text(&f.iface)},
+		{long: "--root", value: "DIR", set: text(&f.root)},
+		{long: "--ready", value: "SOCKET", set: text(&f.ready)},
+		{long: "--termination-log", value: "FILE", set: text(&f.terminationLog)},
+		{long: "--help", short: 'h', set: on(&help)},
+	}, false)
+	switch {
+	case err != nil:
+		return nil, false, err
+	case help:
 		return f, true, nil
+	case len(rest) == 0:
+		return nil, false, errMissing("<COMMAND_LINE>...")
 	}
-	switch t := strings.ToLower(f.progType); t {
-	case "", "json", "jsoneunomia", "tar", "wasm", "wasmmodule":
-	default:
-		return nil, false, fmt.Errorf("invalid value '%s' for '--prog-type': it is json, jsoneunomia, tar, wasm or wasmmodule", f.progType)
+	if f.handover == "" && (f.resetState || f.carry.All || f.carry.Maps != nil) {
+		return nil, false, errors.New("--carry and --reset-state say what a handover does: they need --handover DIR")
 	}
-	if len(words) == 0 {
-		return nil, false, errors.New("which program is to be run? Give a package")
-	}
-	f.program, f.args = words[0], words[1:]
+	f.program, f.args = rest[0], rest[1:]
 	return f, false, nil
 }

@@ -9,11 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/ebpm/ebpm/deployer/ecli"
 	"github.com/ebpm/ebpm/manifest"
@@ -23,7 +24,7 @@ func main() {
 	pkg, err := ownPackage()
 	switch {
 	case err != nil:
-		os.Exit(fail(os.Stderr, exitFailure, err, manifest.AdviceOf(err)))
+		os.Exit(fail(os.Stderr, err))
 	case pkg != nil:
 		os.Exit(runFlags(&flags{own: pkg, args: os.Args[1:]}, os.Stdin, os.Stdout, os.Stderr))
 	}
@@ -37,25 +38,96 @@ const (
 
 const usage = `Run eBPF packages on this machine.
 
-Usage: ecli run [OPTIONS] PROGRAM [ARGS]...
-       ecli ready [SOCKET]
-       ecli PROGRAM [ARGS]...
+Usage: ecli [COMMAND_LINE]... [COMMAND]
 
-PROGRAM is a package.json, or - for standard input. Every word behind it is the
-program's own: ecli run PROGRAM --help lists its arguments.
+Commands:
+  run    Run a package
+  push   Push a module to a registry
+  pull   Pull a module from a registry
+  ready  Tell whether a runner is ready
+  help   Print this message or the help of a command
 
-Options of run:
+Arguments:
+  [COMMAND_LINE]...  For old scripts: the same as those of run
+
+Options:
+  -h, --help     Print help
+  -V, --version  Print the version
+`
+
+const usageRun = `Run a package.
+
+Usage: ecli run [OPTIONS] <COMMAND_LINE>...
+
+Arguments:
+  <COMMAND_LINE>...  The program, and behind it its own arguments (try --help there)
+
+The program is a file, - for standard input, an http or https URL, or the
+reference of a package or an image in a registry. Names that end in .json, .tar,
+.tar.gz, .tgz or .wasm say what it is; else --prog-type does. URLs and references
+are fetched by the ebpm in the folder of ecli or in PATH.
+
+Options:
   -j, --json                    Print each event as a line of JSON
-  -p, --prog-type <TYPE>        What PROGRAM is: json
-      --strict                  Take only the canonical form of a package
+  -p, --prog-type <PROG_TYPE>   What the program is: json, tar or wasm
+      --strict                  Take only a file in the canonical form of a package
+      --attach <PROG=TARGET>    Attach a program of the package there; may be given several times
       --interface <NAME>        Attach programs of interfaces (XDP, tc, socket filters) to this one
       --root <DIR>              Look for the targets of uprobes in this folder
+      --handover <DIR>          Take over from the instance that meets others in this folder, and be taken over from
+      --carry <MAP>             Also carry this map over (.data, .bss), or all; may be given several times
+      --reset-state             Let maps start empty whose layout has changed
       --ready <SOCKET>          Listen here once every program is attached
       --termination-log <FILE>  Write the cause of a failure there, too
   -h, --help                    Print help
 
-ready ends with 0 when a runner listens on SOCKET (` + ecli.DefaultReadySocket + `).
+A TARGET depends on what the program is attached to:
+  uprobe, uretprobe, usdt       BINARY:FUNCTION[,pid=PID | ,container=ID], or pid=PID alone
+  XDP, tc, socket filter        An interface, several with commas, a pattern such as 'veth*'
+  cgroup, sockops, lsm_cgroup   The path of a cgroup
+  perf_event                    EVENT[@HZ] or @HZ, such as cpu-clock@99
+  every other                   What follows the hook in its section: a function, a tracepoint
 `
+
+const usageAuth = `  -i, --prompt               Ask for the username and the password
+  -u, --username <USERNAME>  The username; needs --password
+  -p, --password <PASSWORD>  The password; needs --username
+  -h, --help                 Print help
+
+Without --prompt and --username the account is that of the Docker config and its
+helpers. The ebpm in the folder of ecli or in PATH does the work.
+`
+
+const usagePush = `Push a module, or a package.json for ecli run, to a registry.
+
+Usage: ecli push [OPTIONS] <IMAGE>
+
+Arguments:
+  <IMAGE>  The reference, such as registry.example/team/tool:1.0.0
+
+Options:
+  -m, --module <MODULE>            The file [default: app.wasm]
+  -a, --annotations <ANNOTATIONS>  KEY=VALUE of the image; may be given several times
+` + usageAuth
+
+const usagePull = `Pull a module from a registry.
+
+Usage: ecli pull [OPTIONS] <IMAGE>
+
+Arguments:
+  <IMAGE>  The reference, such as registry.example/team/tool:1.0.0
+
+Options:
+  -o, --output <OUTPUT>      The file to write [default: app.wasm]
+` + usageAuth
+
+const usageReady = `End with 0 when a runner listens on the socket (` + ecli.DefaultReadySocket + `).
+
+Usage: ecli ready [SOCKET]
+`
+
+// usages has the help of every command; "" is that of ecli itself.
+var usages = map[string]string{"": usage, "run": usageRun, "push": usagePush, "pull": usagePull, "ready": usageReady}
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	command := ""
@@ -63,22 +135,29 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		command = args[0]
 	}
 	switch command {
+	case "":
+		return misused(stderr, "", errors.New("Either use subcommand, or directly provide program URL")) //nolint:staticcheck // upstream's words
 	case "ready":
-		return ready(args[1:], stderr)
-	case "help", "-h", "--help":
+		return ready(args[1:], stdout, stderr)
+	case "help":
+		return help(args[1:], stdout, stderr)
+	case "-h", "--help":
 		fmt.Fprint(stdout, usage)
 		return 0
+	case "-V", "--version":
+		fmt.Fprintf(stdout, "ecli %s\n", manifest.Version)
+		return 0
 	case "push", "pull":
-		return fail(stderr, exitUsage, fmt.Errorf("this ecli does not %s packages", command), fmt.Sprintf("Use ebpm %s.", command))
+		return runImage(command, args[1:], stdin, stdout, stderr)
 	case "run":
 		args = args[1:]
 	}
 	f, help, err := parseFlags(args)
 	switch {
 	case err != nil:
-		return fail(stderr, exitUsage, err, "ecli --help lists the options.")
+		return misused(stderr, "run", err)
 	case help:
-		fmt.Fprint(stdout, usage)
+		fmt.Fprint(stdout, usageRun)
 		return 0
 	}
 	return runFlags(f, stdin, stdout, stderr)
@@ -86,104 +165,146 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 
 // runFlags runs a package until it is told to end.
 func runFlags(f *flags, stdin io.Reader, stdout, stderr io.Writer) int {
-	// A reader of stdout that goes away is an error of the write, not a signal.
-	signal.Ignore(syscall.SIGPIPE)
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signals()
 	defer stop()
-	context.AfterFunc(ctx, stop) // the second signal ends it at once
 	if err := runPackage(ctx, f, stdin, stdout, stderr); err != nil {
-		if f.terminationLog != "" {
-			if logErr := os.WriteFile(f.terminationLog, ecli.TerminationMessage(err), 0o644); logErr != nil {
-				fmt.Fprint(stderr, ecli.TextFor(stderr, fmt.Sprintf("Error: write the termination log: %v\n", logErr)))
-			}
-		}
-		return fail(stderr, exitFailure, err, manifest.AdviceOf(err))
+		logTermination(f, err, stderr)
+		return fail(stderr, err)
 	}
 	return 0
 }
 
-func fail(stderr io.Writer, code int, err error, advice string) int {
+// signals returns a context that the first signal ends; the second ends the
+// process.
+func signals() (context.Context, context.CancelFunc) {
+	// A reader of stdout that goes away is an error of the write, not a signal.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+func runImage(command string, words []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	f, help, err := parseImageFlags(command, words)
+	switch {
+	case err != nil:
+		return misused(stderr, command, err)
+	case help:
+		fmt.Fprint(stdout, usages[command])
+		return 0
+	}
+	ctx, stop := signals()
+	defer stop()
+	if err := image(ctx, command, f, stdin, stdout, stderr); err != nil {
+		return fail(stderr, err)
+	}
+	return 0
+}
+
+func help(words []string, stdout, stderr io.Writer) int {
+	command := strings.Join(words, " ")
+	text, ok := usages[strings.TrimPrefix(command, "help")]
+	if !ok {
+		return misused(stderr, "", fmt.Errorf("unrecognized subcommand '%s'", command))
+	}
+	fmt.Fprint(stdout, text)
+	return 0
+}
+
+// misused says in the form of eunomia-bpf's ecli what is wrong with the words of
+// a command.
+func misused(stderr io.Writer, command string, err error) int {
+	_, line, _ := strings.Cut(usages[command], "Usage: ")
+	line, _, _ = strings.Cut(line, "\n")
+	fmt.Fprint(stderr, ecli.TextFor(stderr, fmt.Sprintf("error: %s\n\nUsage: %s\n\nFor more information, try '--help'.\n", err, line)))
+	return exitUsage
+}
+
+func fail(stderr io.Writer, err error) int {
 	text := fmt.Sprintf("Error: %s\n", ecli.FullMessage(err))
-	if advice != "" {
+	if advice := manifest.AdviceOf(err); advice != "" {
 		text += advice + "\n"
 	}
 	fmt.Fprint(stderr, ecli.TextFor(stderr, text))
-	return code
+	return exitFailure
 }
 
-func ready(args []string, stderr io.Writer) int {
+func ready(args []string, stdout, stderr io.Writer) int {
 	socket := ecli.DefaultReadySocket
 	switch {
+	case len(args) == 1 && (args[0] == "-h" || args[0] == "--help"):
+		fmt.Fprint(stdout, usageReady)
+		return 0
 	case len(args) == 1 && !strings.HasPrefix(args[0], "-"):
 		socket = args[0]
 	case len(args) > 0:
-		return fail(stderr, exitUsage, errors.New("ready takes the path of a socket, and nothing else"), "")
+		return misused(stderr, "ready", errors.New("ready takes the path of a socket, and nothing else"))
 	}
 	if err := ecli.CheckReady(socket); err != nil {
-		return fail(stderr, exitFailure, err, "")
+		return fail(stderr, err)
 	}
 	return 0
 }
 
 func runPackage(ctx context.Context, f *flags, stdin io.Reader, stdout, stderr io.Writer) error {
-	pkg := f.own
-	if pkg == nil {
+	p := &program{pkg: f.own}
+	if f.own == nil {
 		var err error
-		if pkg, err = readPackage(f, stdin); err != nil {
+		if p, err = readProgram(ctx, f, stdin, stderr); err != nil {
 			return err
 		}
 	}
+	revision, err := ownRevision()
+	if err != nil {
+		return err
+	}
 	return ecli.Run(ctx, ecli.Options{
-		Package:     pkg,
+		Package:     p.pkg,
 		Args:        f.args,
 		JSON:        f.json,
+		KernelBTF:   p.types,
+		OptionalBTF: f.strict, // as in Pods
 		Stdout:      stdout,
 		Stderr:      stderr,
 		Root:        f.root,
+		Attach:      f.attach,
 		Interface:   f.iface,
 		ReadySocket: f.ready,
+		Handover:    f.handover,
+		Revision:    revision,
+		Carry:       f.carry,
+		ResetState:  f.resetState,
+		// Who hangs in the kernel is ended by nobody else, and the other instance waits
+		// for that end.
+		Hung: func(err error) {
+			logTermination(f, err, stderr)
+			os.Exit(fail(stderr, err))
+		},
 	})
 }
 
-// readPackage reads the program word: a file, or - for standard input.
-func readPackage(f *flags, stdin io.Reader) (*manifest.Package, error) {
-	if f.progType == "" {
-		switch {
-		case strings.HasSuffix(f.program, ".wasm"):
-			f.progType = "wasm"
-		case strings.HasSuffix(f.program, ".tar"):
-			f.progType = "tar"
-		}
+// revisionEnv says which of two instances follows the other. In a Pod it is the
+// generation of the template.
+const revisionEnv = "EBPM_REVISION"
+
+func ownRevision() (uint64, error) {
+	text := os.Getenv(revisionEnv)
+	if text == "" {
+		return uint64(time.Now().UnixNano()), nil
 	}
-	switch strings.ToLower(f.progType) {
-	case "", "json", "jsoneunomia":
-	default:
-		return nil, fmt.Errorf("%s: this ecli does not run programs of type %s, only json", f.program, f.progType)
-	}
-	in := stdin
-	if f.program != "-" {
-		file, err := os.Open(f.program)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, manifest.WithKind(manifest.KindNotFound, fmt.Errorf("read the package: there is no file %s", f.program),
-				"A package in a registry or store is run by `ebpm run REFERENCE`; this ecli runs files.")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read the package: %w", err)
-		}
-		defer file.Close()
-		in = file
-	}
-	data, err := manifest.ReadBounded(in, manifest.MaxPackageSize)
+	n, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
-		return nil, fmt.Errorf("read the package %s: %w", f.program, err)
+		return 0, fmt.Errorf("%s: %q is no number", revisionEnv, text)
 	}
-	decode := manifest.DecodePackage
-	if f.strict {
-		decode = manifest.DecodeCanonical
+	return n, nil
+}
+
+// logTermination writes the cause of a failure where kubelet reads it.
+func logTermination(f *flags, err error, stderr io.Writer) {
+	if f.terminationLog == "" {
+		return
 	}
-	pkg, err := decode(data)
-	if err != nil {
-		return nil, fmt.Errorf("read the package %s: %w", f.program, err)
+	if logErr := os.WriteFile(f.terminationLog, ecli.TerminationMessage(err), 0o644); logErr != nil {
+		fmt.Fprint(stderr, ecli.TextFor(stderr, fmt.Sprintf("Error: write the termination log: %v\n", logErr)))
 	}
-	return pkg, nil
 }

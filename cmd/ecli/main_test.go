@@ -89,24 +89,58 @@ func TestExitCodes(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		{"nothing", nil, "", 2, "", "which program"},
-		{"help", []string{"--help"}, "", 0, "Usage: ecli run", ""},
+		{"nothing", nil, "", 2, "", "error: Either use subcommand, or directly provide program URL\n\nUsage: ecli [COMMAND_LINE]... [COMMAND]\n\nFor more information, try '--help'.\n"},
+		{"run alone", []string{"run"}, "", 2, "", "not provided:\n  <COMMAND_LINE>...\n\nUsage: ecli run [OPTIONS] <COMMAND_LINE>..."},
+		{"bad type", []string{"run", "-p", "elf", "x"}, "", 2, "", "invalid value 'elf' for '--prog-type <PROG_TYPE>'"},
+		{"help", []string{"--help"}, "", 0, "Usage: ecli [COMMAND_LINE]...", ""},
+		{"help command", []string{"help"}, "", 0, "Usage: ecli [COMMAND_LINE]...", ""},
+		{"help of push", []string{"help", "push"}, "", 0, "Usage: ecli push", ""},
+		{"help of pull", []string{"pull", "--help"}, "", 0, "Usage: ecli pull", ""},
+		{"help of ready", []string{"ready", "--help"}, "", 0, "Usage: ecli ready", ""},
+		{"help of nothing", []string{"help", "x"}, "", 2, "", "unrecognized subcommand 'x'"},
+		{"version", []string{"--version"}, "", 0, "ecli " + manifest.Version + "\n", ""},
 		{"help of run", []string{"run", "-j", "-h"}, "", 0, "Usage: ecli run", ""},
 		{"unknown option", []string{"run", "-x"}, "", 2, "", "unexpected argument '-x'"},
-		{"push", []string{"push", "x"}, "", 2, "", "Use ebpm push."},
+		{"push", []string{"push", "-u", "x", "r/x"}, "", 2, "", "--password <PASSWORD>\n\nUsage: ecli push [OPTIONS] <IMAGE>"},
+		{"push with a prompt, without a terminal", []string{"push", "-i", "r/x"}, "", 1, "", "--prompt needs a terminal"},
 		{"no such file", []string{"run", dir + "/nosuch.json"}, "", 1, "", "there is no file "},
-		{"reference", []string{"run", "x:1.0"}, "", 1, "", "there is no file x:1.0\nA package in a registry or store is run by `ebpm run REFERENCE`"},
+		{"no such file, and no path", []string{"run", "nosuch.json"}, "", 1, "", "there is no file nosuch.json\n"},
+		{"no such file, of an archive", []string{"run", "nosuch.tar.gz"}, "", 1, "", "there is no file nosuch.tar.gz\n"},
+		{"no such file, of a type", []string{"run", "-p", "json", "./nosuch"}, "", 1, "", "there is no file ./nosuch\n"},
+		{"below a file", []string{"run", "main.go/x.json"}, "", 1, "", "there is no file main.go/x.json\n"},
+		{"neither a file nor a reference", []string{"run", "Some Thing"}, "", 1, "", "there is no file Some Thing, and it is no reference"},
+		{"a name of endless length", []string{"run", strings.Repeat("x", 5000)}, "", 1, "", "and it is no reference"},
+		{"flag behind --", []string{"run", "--", "-x"}, "", 1, "", "there is no file -x, and it is no reference"},
+		{"file URL", []string{"run", "file:///nowhere/package.json"}, "", 1, "", "URL scheme file is not allowed"},
+		{"file URL of one slash", []string{"run", "FILE:/nowhere/package.json"}, "", 1, "", "URL scheme file is not allowed"},
+		{"other URL", []string{"run", "ftp://h/package.json"}, "", 1, "", "URL scheme ftp is not allowed"},
+		{"URL of no type", []string{"run", "http://127.0.0.1:1/package.json?x=1"}, "", 1, "", "does not say which type"},
+		{"Wasm by URL", []string{"run", "-p", "wasm", "http://127.0.0.1:1/x"}, "", 1, "", "in a later version"},
+		{"URL, strict", []string{"run", "--strict", "http://127.0.0.1:1/x.json"}, "", 1, "", "--strict takes files only"},
+		{"reference, strict", []string{"run", "--strict", "r.example/x"}, "", 1, "", "--strict takes files only"},
+		{"no type in the name", []string{"run", path("package", string(good))}, "", 1, "", "does not say which type"},
+		{"upper case", []string{"run", path("package.JSON", string(good))}, "", 1, "", "does not say which type"},
+		{"type against the name", []string{"run", "-p", "json", path("package.tar", string(good)), "-V"}, "", 0, "burst_bpf 0.1.0\n", ""},
 		{"folder", []string{"run", dir}, "", 1, "", "is a directory"},
 		{"truncated", []string{"run", path("cut.json", string(good[:1000]))}, "", 1, "", "cut.json"},
-		{"truncated stdin", []string{"run", "-"}, "{", 1, "", "read the package -"},
-		{"wasm", []string{"run", path("app.wasm", "")}, "", 1, "", "does not run programs of type wasm"},
-		{"tar", []string{"run", "-p", "tar", "-"}, "", 1, "", "does not run programs of type tar"},
+		{"truncated stdin", []string{"run", "-p", "json", "-"}, "{", 1, "", "read the package standard input"},
+		{"stdin without a type", []string{"run", "-"}, string(good), 1, "", "ecli run -p json -"},
+		{"wasm", []string{"run", path("app.wasm", "")}, "", 1, "", "will run Wasm modules in a later version"},
+		{"wasm by type", []string{"run", "-p", "WASM", "testdata/burst.json"}, "", 1, "", "Wasm module"},
+		{"tar", []string{"run", "-p", "tar", "-"}, "no tar", 1, "", "standard input: read tar: "},
+		{"tar, strict", []string{"run", "--strict", "-p", "tar", "-"}, "", 1, "", "--strict takes no tar"},
+		{"tar from stdin", []string{"run", "-p", "Tar", "-", "-V"}, archiveOf(t, good), 0, "burst_bpf 0.1.0\n", ""},
+		{"tar", []string{"run", path("p.tar", archiveOf(t, good)), "-V"}, "", 0, "burst_bpf 0.1.0\n", ""},
+		{"compressed tar", []string{path("p.tar.gz", compress(t, archiveOf(t, good))), "-V"}, "", 0, "burst_bpf 0.1.0\n", ""},
+		{"compressed tar named tar", []string{path("q.tar", compress(t, archiveOf(t, good))), "-V"}, "", 0, "burst_bpf 0.1.0\n", ""},
+		{"tar named json", []string{path("p.json", archiveOf(t, good)), "-V"}, "", 1, "", "p.json: decode package"},
+		{"tar of a broken package", []string{path("b.tar", archiveOf(t, good[:1000]))}, "", 1, "", "b.tar: decode package"},
 		{"strict", []string{"run", "--strict", path("odd.json", " "+string(good))}, "", 1, "", "odd.json"},
-		{"too long", []string{"run", "-"}, strings.Repeat(" ", manifest.MaxPackageSize+1), 1, "", "read the package -"},
+		{"too long", []string{"run", "-p", "json", "-"}, strings.Repeat(" ", manifest.MaxPackageSize+1), 1, "", "read the package standard input: too large"},
 		{"help of the program", []string{"run", "testdata/burst.json", "--help"}, "", 0, "Usage: prog [OPTIONS]", ""},
-		{"old command line, from stdin", []string{"-", "-V"}, string(good), 0, "burst_bpf 0.1.0\n", ""},
+		{"old command line", []string{"testdata/burst.json", "-V"}, "", 0, "burst_bpf 0.1.0\n", ""},
 		{"unknown argument of the program", []string{"run", "testdata/burst.json", "-j"}, "", 1, "", "unexpected argument '-j'"},
-		{"ready with a flag", []string{"ready", "--help"}, "", 2, "", "path of a socket"},
+		{"ready with a flag", []string{"ready", "-x"}, "", 2, "", "path of a socket"},
 		{"not ready", []string{"ready", dir + "/no.sock"}, "", 1, "", "not ready"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -325,7 +359,7 @@ func keepCaps(list string) {
 // TestReadsNoMore: a stream without end is read up to the bound only.
 func TestReadsNoMore(t *testing.T) {
 	in := &endless{}
-	if _, err := readPackage(&flags{program: "-"}, in); err == nil {
+	if _, err := readProgram(t.Context(), &flags{program: "-", progType: typeJSON}, in, io.Discard); err == nil {
 		t.Error("an endless package was read")
 	}
 	if in.n > 2*manifest.MaxPackageSize {

@@ -22,6 +22,24 @@ import (
 // is closed.
 func terminal(t *testing.T) (tty *os.File, written func() string) {
 	t.Helper()
+	master, tty := terminalPair(t)
+	done := make(chan string)
+	go func() {
+		var b bytes.Buffer
+		_, _ = b.ReadFrom(master) // EIO at the end
+		done <- b.String()
+	}()
+	return tty, func() string {
+		if err := tty.Close(); err != nil {
+			t.Error(err)
+		}
+		return <-done
+	}
+}
+
+// terminalPair returns both ends of a terminal.
+func terminalPair(t *testing.T) (master, tty *os.File) {
+	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -35,19 +53,7 @@ func terminal(t *testing.T) (tty *os.File, written func() string) {
 	if errno != 0 {
 		t.Fatal(errno)
 	}
-	tty = os.NewFile(slave, "terminal")
-	done := make(chan string)
-	go func() {
-		var b bytes.Buffer
-		_, _ = b.ReadFrom(master) // EIO at the end
-		done <- b.String()
-	}()
-	return tty, func() string {
-		if err := tty.Close(); err != nil {
-			t.Error(err)
-		}
-		return <-done
-	}
+	return master, os.NewFile(slave, "terminal")
 }
 
 // TestTerminal: what others named does nothing to a terminal, and reaches a pipe

@@ -14,9 +14,6 @@ import (
 type hook struct {
 	// sections are the names that begin the ELF sections of its programs.
 	sections []string
-	// onInterface is true when its programs are attached to a network
-	// interface.
-	onInterface bool
 	// check refuses a section that does not say enough; nil takes all.
 	check func(*plannedProgram) error
 	// prepare changes a program before it is loaded; nil leaves it.
@@ -27,6 +24,12 @@ type hook struct {
 	// explain says what the kernel's refusal to load a program means; nil has
 	// nothing to say.
 	explain func(*plannedProgram, error) error
+	// identity tells apart what is of one name and another thing, such as the
+	// file of a program before and after its upgrade; nil where names say all.
+	identity func(*plannedProgram, *Options) (string, error)
+	// gated is true of a program that this kernel does not attach by descriptors
+	// alone; nil is of none.
+	gated func(*plannedProgram) bool
 	// attach attaches a loaded program until the closer is closed, and says to
 	// what, such as "eth0". It is nil of hooks that check refuses.
 	attach func(*plannedProgram, *ebpf.Program, *Options) (link io.Closer, target string, err error)

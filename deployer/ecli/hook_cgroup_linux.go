@@ -3,10 +3,10 @@
 package ecli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -34,7 +34,8 @@ func init() {
 			}
 			return nil
 		},
-		attach: attachCgroup,
+		identity: sameCgroup,
+		attach:   attachCgroup,
 	})
 }
 
@@ -53,19 +54,21 @@ var cgroupSince = map[ebpf.AttachType]string{
 	ebpf.AttachCgroupUnixGetsockname:  "6.7",
 }
 
-// attachCgroup attaches to the root of the hierarchy, and so to every process.
+// attachCgroup attaches to the cgroup that the user chose, else to the root of
+// the hierarchy, and so to every process.
 func attachCgroup(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
-	path := cgroup2()
-	if path == "" {
+	root := cgroup2()
+	if root == "" {
 		return nil, "", manifest.WithKind(manifest.KindPrecondition,
 			fmt.Errorf("no cgroup2 file system is mounted at %s", strings.Join(cgroupMounts, " or ")),
 			"Mount it: mount -t cgroup2 none "+cgroupMounts[0]+".")
 	}
-	cgroup, err := os.Open(path)
+	cgroup, err := openCgroup(root, cmp.Or(p.at.Cgroup, root))
 	if err != nil {
 		return nil, "", err
 	}
 	defer cgroup.Close()
+	path := cgroup.Name()
 	l, err := link.AttachRawLink(link.RawLinkOptions{Target: int(cgroup.Fd()), Program: prog, Attach: p.spec.AttachType})
 	switch {
 	case errors.Is(err, ebpf.ErrNotSupported):

@@ -24,7 +24,7 @@ func init() {
 			if p.target == "" {
 				return errors.New(`it names no function; write SEC("freplace/FUNCTION")`)
 			}
-			_, err := replacedProgram(p.meta)
+			_, err := replacedProgram(p)
 			return err
 		},
 		prepare: prepareFreplace,
@@ -42,13 +42,16 @@ func init() {
 	})
 }
 
-// replacedProgram returns what the package says in "target": the name or the id
-// of the program that has the function.
-func replacedProgram(meta *manifest.ProgMeta) (string, error) {
-	raw := meta.Extra["target"]
+// replacedProgram returns what the user chose, else what the package says in
+// "target": the name or the id of the program that has the function.
+func replacedProgram(p *plannedProgram) (string, error) {
+	if p.at.Loaded != "" {
+		return p.at.Loaded, nil
+	}
+	raw := p.meta.Extra["target"]
 	if raw == nil {
 		return "", manifest.WithKind(manifest.KindUsage, errors.New("it does not say which loaded program has the function"),
-			"Name it in a comment above the program, by its name or id as in bpftool prog: /// @target NAME.")
+			"Name it by its name or id as in bpftool prog: --attach "+p.name+"=NAME, or in a comment above the program: /// @target NAME.")
 	}
 	var name string
 	var id uint32
@@ -67,7 +70,7 @@ func prepareFreplace(p *plannedProgram, _ *Options) error {
 	if err := needProgramType(p, "5.6"); err != nil {
 		return err
 	}
-	name, err := replacedProgram(p.meta)
+	name, err := replacedProgram(p)
 	if err != nil {
 		return err
 	}

@@ -81,16 +81,22 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 	}
 	maps.Copy(spec.Programs, h.programs)
 	maps.Copy(spec.Maps, h.maps)
-	planned, err := planProgram(&meta.Skeleton.Progs[0], spec)
+	targets, err := manifest.Targets(spec.Programs, h.options.Interface, h.options.Attach)
 	if err != nil {
 		return nil, nil, err
 	}
-	planned.pid = h.pid
+	planned, err := planPrograms(meta, spec, targets)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range planned {
+		planned[i].pid = h.pid
+	}
 	l, err := newLayout(&btf.Struct{Name: "record", Size: 8, Members: []btf.Member{{Name: "n", Type: testLong}}}, []manifest.Member{{Name: "n"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &plan{exports: []export{{mapName: "events", typ: ebpf.RingBuf, layout: l}}, pollTimeout: time.Millisecond, programs: []plannedProgram{planned}}, spec, nil
+	return &plan{exports: []export{{mapName: "events", typ: ebpf.RingBuf, layout: l}}, pollTimeout: time.Millisecond, programs: planned}, spec, nil
 }
 
 // start attaches the probe on a thread of its own, and runs then there.

@@ -37,8 +37,8 @@ func TestSleepableAndFragments(t *testing.T) {
 		{section: "tracepoint/syscalls/sys_enter_getpgid", typ: ebpf.TracePoint, trigger: getpgid},
 		{section: "uprobe.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: chrt},
 		{section: "uretprobe.s" + function, typ: ebpf.Kprobe, flags: unix.BPF_F_SLEEPABLE, trigger: chrt},
-		{section: "xdp", typ: ebpf.XDP, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
-		{section: "xdp.frags", typ: ebpf.XDP, flags: unix.BPF_F_XDP_HAS_FRAGS, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
+		{section: "xdp", typ: ebpf.XDP, attach: ebpf.AttachXDP, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
+		{section: "xdp.frags", typ: ebpf.XDP, attach: ebpf.AttachXDP, flags: unix.BPF_F_XDP_HAS_FRAGS, returns: 2, options: Options{Interface: "lo"}, enter: netns, trigger: ping},
 	} {
 		t.Run(h.section, func(t *testing.T) { h.fires(t) })
 	}

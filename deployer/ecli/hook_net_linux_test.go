@@ -386,7 +386,7 @@ func TestFreplaceTarget(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		got, err := replacedProgram(meta)
+		got, err := replacedProgram(&plannedProgram{name: "probe", meta: meta})
 		if err != nil {
 			got = err.Error()
 		}
@@ -424,6 +424,10 @@ func TestFreplace(t *testing.T) {
 		}}
 	if target, want := h.fires(t), fmt.Sprintf("handle of ebpm_replaced (id %d)", id); target != want {
 		t.Errorf("attached to %s, want %s", target, want)
+	}
+	h.extra, h.options = "", at("ebpm_replaced")
+	if target, want := h.fires(t), fmt.Sprintf("handle of ebpm_replaced (id %d)", id); target != want {
+		t.Errorf("by the user's word attached to %s, want %s", target, want)
 	}
 }
 

@@ -16,8 +16,7 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections:    []string{"netkit"},
-		onInterface: true,
+		sections: []string{"netkit"},
 		check: func(p *plannedProgram) error {
 			if p.target != "primary" && p.target != "peer" {
 				return errors.New(`write SEC("netkit/primary") or SEC("netkit/peer")`)
@@ -25,23 +24,24 @@ func init() {
 			_, err := parseInterface(p.meta.Extra["ifindex"])
 			return err
 		},
-		attach: attachNetkit,
+		identity: sameInterface(annotatedInterface),
+		attach:   attachNetkit,
 	})
 }
 
 // attachNetkit attaches to a pair of netkit devices, which is named by its
 // primary one.
-func attachNetkit(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, string, error) {
+func attachNetkit(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
 	raw := p.meta.Extra["ifindex"]
-	if raw == nil && o.Interface == "" {
+	if raw == nil && p.at.Interface == "" {
 		return nil, "", manifest.WithKind(manifest.KindUsage,
-			errors.New("the package does not say on which network interface"), "Choose one of the kind netkit: --interface NAME.")
+			errors.New("the package does not say on which network interface"), "Choose one of the kind netkit: --attach "+p.name+"=NAME, or --interface NAME for all programs.")
 	}
 	from, err := parseInterface(raw)
 	if err != nil {
 		return nil, "", err
 	}
-	iface, err := from.find(o)
+	iface, err := from.find(p)
 	if err != nil {
 		return nil, "", err
 	}

@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,8 @@ func init() {
 	})
 }
 
-// samplesPerSecond is how often a program runs on each CPU, as with upstream.
+// samplesPerSecond is how often a program runs on each CPU where the user says
+// nothing else, as with upstream.
 const samplesPerSecond = 1
 
 // perfEvents are the open events of one program, which holds it as long as
@@ -44,20 +46,14 @@ func (e perfEvents) Close() error {
 	return errors.Join(errs...)
 }
 
-// A sampler is an event that the kernel can sample.
-type sampler struct {
-	name   string
-	typ    uint32
-	config uint64
-}
-
-var (
-	cpuCycles = sampler{"cpu-cycles", unix.PERF_TYPE_HARDWARE, unix.PERF_COUNT_HW_CPU_CYCLES}
+// Two of [manifest.PerfEvents].
+const (
+	cpuCycles = "cpu-cycles"
 	// cpuClock is there without hardware counters, such as in a virtual machine.
-	cpuClock = sampler{"cpu-clock", unix.PERF_TYPE_SOFTWARE, unix.PERF_COUNT_SW_CPU_CLOCK}
+	cpuClock = "cpu-clock"
 )
 
-func attachPerfEvent(_ *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
+func attachPerfEvent(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
 	data, err := os.ReadFile("/sys/devices/system/cpu/online")
 	if err != nil {
 		return nil, "", fmt.Errorf("list the CPUs: %w", err)
@@ -66,30 +62,43 @@ func attachPerfEvent(_ *plannedProgram, prog *ebpf.Program, _ *Options) (io.Clos
 	if err != nil {
 		return nil, "", fmt.Errorf("list the CPUs: %w", err)
 	}
-	events, err := samplePerfEvents(cpuCycles, cpus, prog)
-	s := cpuCycles
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODEV) {
-		s = cpuClock
-		events, err = samplePerfEvents(cpuClock, cpus, prog)
+	name, frequency := cmp.Or(p.at.Event, cpuCycles), cmp.Or(p.at.Frequency, samplesPerSecond)
+	events, err := samplePerfEvents(name, frequency, cpus, prog)
+	if isNotCounted(err) && p.at.Event == "" {
+		name = cpuClock
+		events, err = samplePerfEvents(name, frequency, cpus, prog)
 	}
-	if err != nil {
+	switch {
+	case isNotCounted(err):
+		return nil, "", manifest.WithKind(manifest.KindPrecondition, err,
+			"This machine does not count that event, as most virtual ones count no hardware events; "+cpuClock+" is everywhere.")
+	case errors.Is(err, unix.EINVAL):
+		return nil, "", manifest.WithKind(manifest.KindPrecondition, err,
+			fmt.Sprintf("Is %d Hz more than /proc/sys/kernel/perf_event_max_sample_rate allows?", frequency))
+	case err != nil:
 		return nil, "", err
 	}
-	return events, fmt.Sprintf("%s at %d Hz on %d CPUs", s.name, samplesPerSecond, len(events)), nil
+	return events, fmt.Sprintf("%s at %d Hz on %d CPUs", name, frequency, len(events)), nil
 }
 
-// samplePerfEvents runs prog on samples of each CPU. A CPU that went offline
-// meanwhile is passed by.
-func samplePerfEvents(s sampler, cpus []int, prog *ebpf.Program) (_ perfEvents, err error) {
+// isNotCounted reports whether the machine lacks the event.
+func isNotCounted(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENODEV)
+}
+
+// samplePerfEvents runs prog on so many samples a second of each CPU. A CPU that
+// went offline meanwhile is passed by.
+func samplePerfEvents(name string, frequency int, cpus []int, prog *ebpf.Program) (_ perfEvents, err error) {
 	var events perfEvents
 	defer func() {
 		if err != nil {
 			_ = events.Close()
 		}
 	}()
+	event := manifest.PerfEvents[name]
 	attr := unix.PerfEventAttr{
-		Type: s.typ, Size: unix.PERF_ATTR_SIZE_VER0, Config: s.config,
-		Sample: samplesPerSecond, Bits: unix.PerfBitFreq | unix.PerfBitDisabled,
+		Type: event.Type, Size: unix.PERF_ATTR_SIZE_VER0, Config: event.Config,
+		Sample: uint64(frequency), Bits: unix.PerfBitFreq | unix.PerfBitDisabled,
 	}
 	for _, cpu := range cpus {
 		fd, err := unix.PerfEventOpen(&attr, -1, cpu, -1, unix.PERF_FLAG_FD_CLOEXEC)
@@ -97,19 +106,19 @@ func samplePerfEvents(s sampler, cpus []int, prog *ebpf.Program) (_ perfEvents, 
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open the perf event %s of CPU %d: %w", s.name, cpu, err)
+			return nil, fmt.Errorf("open the perf event %s of CPU %d: %w", name, cpu, err)
 		}
 		events = append(events, os.NewFile(uintptr(fd), "perf event"))
 		if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_SET_BPF, prog.FD()); err != nil {
-			return nil, fmt.Errorf("attach to the perf event %s of CPU %d: %w", s.name, cpu, err)
+			return nil, fmt.Errorf("attach to the perf event %s of CPU %d: %w", name, cpu, err)
 		}
 		if err := unix.IoctlSetInt(fd, unix.PERF_EVENT_IOC_ENABLE, 0); err != nil {
-			return nil, fmt.Errorf("enable the perf event %s of CPU %d: %w", s.name, cpu, err)
+			return nil, fmt.Errorf("enable the perf event %s of CPU %d: %w", name, cpu, err)
 		}
 	}
 	if len(events) == 0 {
 		return nil, manifest.WithKind(manifest.KindPrecondition,
-			fmt.Errorf("no CPU has the perf event %s: %w", s.name, unix.ENODEV), "")
+			fmt.Errorf("no CPU has the perf event %s: %w", name, unix.ENODEV), "")
 	}
 	return events, nil
 }

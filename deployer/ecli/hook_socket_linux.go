@@ -17,8 +17,7 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections:    []string{"socket"},
-		onInterface: true,
+		sections: []string{"socket"},
 		check: func(p *plannedProgram) error {
 			if p.target != "" {
 				return errors.New(`a socket filter has no target in its section; write SEC("socket")`)
@@ -26,24 +25,25 @@ func init() {
 			_, err := parseInterface(p.meta.Extra["ifindex"])
 			return err
 		},
-		attach: attachSocket,
+		identity: sameInterface(annotatedInterface),
+		attach:   attachSocket,
 	})
 }
 
 // attachSocket filters a packet socket (packet(7)) that sees all that the
 // interface sends and receives, and that nobody reads: what the filter lets
 // through fills the socket's buffer, and then is dropped.
-func attachSocket(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, string, error) {
+func attachSocket(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
 	raw := p.meta.Extra["ifindex"]
-	if raw == nil && o.Interface == "" {
+	if raw == nil && p.at.Interface == "" {
 		return nil, "", manifest.WithKind(manifest.KindUsage,
-			errors.New("the package does not say on which network interface"), "Choose one: --interface NAME.")
+			errors.New("the package does not say on which network interface"), "Choose one: --attach "+p.name+"=NAME, or --interface NAME for all programs.")
 	}
 	from, err := parseInterface(raw)
 	if err != nil {
 		return nil, "", err
 	}
-	iface, err := from.find(o)
+	iface, err := from.find(p)
 	if err != nil {
 		return nil, "", err
 	}

@@ -14,13 +14,18 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections:    []string{"tc", "tcx", "classifier"},
-		onInterface: true,
+		sections: []string{"tc", "tcx", "classifier"},
 		check: func(p *plannedProgram) error {
 			x, err := tcOptions(p)
 			p.order = x.priority
 			return err
 		},
+		identity: sameInterface(func(p *plannedProgram) (netInterface, error) {
+			x, err := tcOptions(p)
+			return x.iface, err
+		}),
+		// A filter of clsact is no descriptor.
+		gated:  func(*plannedProgram) bool { return olderThan("6.6") },
 		attach: attachTC,
 	})
 }
@@ -101,7 +106,7 @@ func attachTC(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, str
 	if err != nil {
 		return nil, "", err
 	}
-	iface, err := x.iface.find(o)
+	iface, err := x.iface.find(p)
 	if err != nil {
 		return nil, "", err
 	}

@@ -27,8 +27,9 @@ func init() {
 			_, err := parseUprobe(p)
 			return err
 		},
-		prepare: prepareUprobe,
-		attach:  attachUprobe,
+		prepare:  prepareUprobe,
+		identity: sameBinary,
+		attach:   attachUprobe,
 	})
 }
 
@@ -90,7 +91,7 @@ func attachUprobe(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer,
 	if err != nil {
 		return nil, "", err
 	}
-	file, path, err := openTarget(o.Root, u.binary)
+	file, path, err := p.openUserTarget(o, u.binary)
 	if err != nil {
 		return nil, "", manifest.WithKind(manifest.KindPrecondition, err, "")
 	}

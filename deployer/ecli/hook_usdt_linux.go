@@ -36,7 +36,7 @@ func attachUSDT(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, s
 	if err != nil {
 		return nil, "", err
 	}
-	file, path, err := openTarget(o.Root, binary)
+	file, path, err := p.openUserTarget(o, binary)
 	if err != nil {
 		return nil, "", manifest.WithKind(manifest.KindPrecondition, err, "")
 	}

@@ -19,8 +19,7 @@ import (
 
 func init() {
 	registerHook(&hook{
-		sections:    []string{"xdp", "xdp.frags"},
-		onInterface: true,
+		sections: []string{"xdp", "xdp.frags"},
 		check: func(p *plannedProgram) error {
 			if p.target != "" {
 				return fmt.Errorf("programs of a %s are started by the map that holds them; only \"xdp\" and \"xdp.frags\" are attached", p.target)
@@ -28,6 +27,10 @@ func init() {
 			_, err := xdpOptions(p.meta)
 			return err
 		},
+		identity: sameInterface(func(p *plannedProgram) (netInterface, error) {
+			x, err := xdpOptions(p.meta)
+			return x.iface, err
+		}),
 		attach: attachXDP,
 	})
 }
@@ -75,12 +78,12 @@ func xdpOptions(meta *manifest.ProgMeta) (xdpExtras, error) {
 	return x, nil
 }
 
-func attachXDP(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, string, error) {
+func attachXDP(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
 	x, err := xdpOptions(p.meta)
 	if err != nil {
 		return nil, "", err
 	}
-	iface, err := x.iface.find(o)
+	iface, err := x.iface.find(p)
 	if err != nil {
 		return nil, "", err
 	}

@@ -31,10 +31,11 @@ func parseInterface(raw json.RawMessage) (netInterface, error) {
 	return i, nil
 }
 
-// find returns the interface that the user chose, else that of the package.
-func (i netInterface) find(o *Options) (*net.Interface, error) {
-	if o.Interface != "" {
-		i.name = o.Interface
+// find returns the interface of a program: the one that the user chose, else
+// that of the package.
+func (i netInterface) find(p *plannedProgram) (*net.Interface, error) {
+	if p.at.Interface != "" {
+		i.name = p.at.Interface
 	}
 	var iface *net.Interface
 	var err error
@@ -48,7 +49,7 @@ func (i netInterface) find(o *Options) (*net.Interface, error) {
 	if err != nil {
 		return nil, manifest.WithKind(manifest.KindPrecondition,
 			fmt.Errorf("there is no network interface with the %s here", what),
-			"ip link lists them; --interface NAME chooses one.")
+			"ip link lists them; --attach PROGRAM=NAME chooses one, --interface NAME one for all programs.")
 	}
 	return iface, nil
 }

@@ -32,9 +32,8 @@ const (
 // kernelTypes returns the types that programs are relocated against; nil is the
 // kernel's own.
 //
-// A file that BTF_FILE_PATH names and that is not there is passed by where the
-// kernel shows its types: on a cluster, every Pod of a release has the variable,
-// and the file is only where it is needed.
+// With OptionalBTF, a file that BTF_FILE_PATH names and that is not there is passed by
+// where the kernel shows its types.
 func kernelTypes(o *Options) (*btf.Spec, error) {
 	path := os.Getenv(btfFileEnv)
 	if path != "" {
@@ -42,7 +41,7 @@ func kernelTypes(o *Options) (*btf.Spec, error) {
 		if err == nil {
 			return types, nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) || !KernelHasBTF() && o.KernelBTF == nil {
+		if !o.OptionalBTF || !errors.Is(err, fs.ErrNotExist) || !KernelHasBTF() && o.KernelBTF == nil {
 			return nil, manifest.WithKind(manifest.KindPrecondition,
 				fmt.Errorf("read the kernel's BTF from %s: %w", path, err),
 				fmt.Sprintf("%s names a file with raw BTF, or an ELF file that has a section .BTF.", btfFileEnv))

@@ -23,14 +23,16 @@ func TestKernelTypes(t *testing.T) {
 		name, path string
 		own        bool // the kernel's own are taken
 		kind       manifest.Kind
+		optional   bool
 	}{
-		{"none is named", "", true, 0},
-		{"the file is not there", filepath.Join(dir, "none"), true, 0},
-		{"a file with types", kernelBTF, false, 0},
-		{"a file without", garbage, false, manifest.KindPrecondition},
+		{"none is named", "", true, 0, false},
+		{"the file is not there", filepath.Join(dir, "none"), false, manifest.KindPrecondition, false},
+		{"the file is not there and need not be", filepath.Join(dir, "none"), true, 0, true},
+		{"a file with types", kernelBTF, false, 0, true},
+		{"a file without", garbage, false, manifest.KindPrecondition, true},
 	} {
 		t.Setenv(btfFileEnv, test.path)
-		types, err := kernelTypes(&Options{KernelBTF: []byte("not looked at where the kernel shows its types")})
+		types, err := kernelTypes(&Options{OptionalBTF: test.optional, KernelBTF: []byte("not looked at where the kernel shows its types")})
 		if err == nil && test.kind != 0 || err != nil && manifest.KindOf(err) != test.kind {
 			t.Errorf("%s: error %v", test.name, err)
 		}

@@ -23,16 +23,37 @@ type Options struct {
 	// Root is the folder in which the targets of uprobes are looked for, links
 	// included; they never lead out of it. Empty is this process's own root.
 	Root string
-	// Interface is the name of the network interface that programs are attached
-	// to, if their hook is on one. Empty is the one that the package names; XDP
-	// and tc take lo where it names none.
+	// Attach are the places of single programs, which [manifest.Targets] reads.
+	Attach []manifest.Attach
+	// Interface is a place for the programs that are attached to a network
+	// interface and that Attach does not name. Without either it is the one that
+	// the package names; XDP and tc take lo where it names none.
 	Interface string
 	// KernelBTF is raw BTF of the running kernel, for where the kernel shows none
 	// and BTF_FILE_PATH names none.
 	KernelBTF []byte
+	// OptionalBTF passes by a file that BTF_FILE_PATH names and that is not there,
+	// where the kernel shows its types: each Pod of a release has the variable, and
+	// the file is only where it is needed.
+	OptionalBTF bool
 	// ReadySocket is the path of the unix socket that is there from when every
 	// program is attached until they are detached. Empty is none.
 	ReadySocket string
+	// Handover is the folder in which the instances of one release on this node
+	// meet, so that one takes over from the other without losing an event. Empty
+	// is none.
+	Handover string
+	// Revision says which of two instances follows the other: the one with the
+	// higher number. It matters with Handover alone.
+	Revision uint64
+	// Carry are the maps that outlive this instance with Handover.
+	Carry manifest.Carry
+	// ResetState lets maps start empty whose layout is not that of the instance
+	// that runs; without it such an instance is not taken over from.
+	ResetState bool
+	// Hung ends the process when a handover does not come to its end; it is needed
+	// with Handover.
+	Hung func(error)
 	// Status is told of each change; nil writes the record as a line to
 	// Stderr, for programs, and none where that is a terminal.
 	Status func(manifest.Status)

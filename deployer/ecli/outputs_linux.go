@@ -37,6 +37,8 @@ type source interface {
 type outputs struct {
 	sources []source
 	sink    sink
+	// rings are the maps that are ring buffers.
+	rings []string
 	// headed is true when the headers are printed.
 	headed bool
 }
@@ -85,6 +87,9 @@ func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ 
 			return nil, err
 		}
 		out.sources = append(out.sources, s)
+		if e.typ == ebpf.RingBuf {
+			out.rings = append(out.rings, e.mapName)
+		}
 	}
 	return out, nil
 }

@@ -47,10 +47,18 @@ const (
 type plannedProgram struct {
 	name string
 	hook *hook
-	// target is what follows the hook's name in the section, without the slash.
+	// target is what follows the hook's name in the section, without the slash,
+	// or what the user has put in its place.
 	target string
-	spec   *ebpf.ProgramSpec
-	meta   *manifest.ProgMeta
+	// at is what else the user chose of the place. A program that is attached to
+	// several places is planned for each.
+	at manifest.Target
+	// pid is the process whose user-space probes fire; 0 is every process.
+	pid  int
+	spec *ebpf.ProgramSpec
+	meta *manifest.ProgMeta
+	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
+	usdt *usdtSpecs
 	// object is what the program is a part of; nil once it is attached.
 	object *ebpf.CollectionSpec
 	// maps are the object's maps in the kernel, and attached what was attached
@@ -58,16 +66,23 @@ type plannedProgram struct {
 	// when it is attached.
 	maps     map[string]*ebpf.Map
 	attached []io.Closer
-	// pid is the process whose user-space probes fire; 0 is every process.
-	pid int
-	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
-	usdt *usdtSpecs
 	// order is set by the hook where it matters which of a package's programs
 	// is attached first.
 	order int
 }
 
-func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
+// place says in a word where the user wants the program, apart from target; empty is
+// where the package does.
+func (p *plannedProgram) place() string {
+	if p.at == (manifest.Target{}) {
+		return ""
+	}
+	return fmt.Sprintf("%+v", p.at)
+}
+
+// newPlanAt plans the programs of meta at the targets that a user chose, by the
+// names of the programs.
+func newPlanAt(meta *manifest.Meta, spec *ebpf.CollectionSpec, targets map[string][]manifest.Target) (*plan, error) {
 	p := &plan{pollTimeout: defaultPollTimeout}
 	if ms := meta.PollTimeoutMS; ms != 0 {
 		p.pollTimeout = time.Duration(min(ms, 60_000)) * time.Millisecond
@@ -82,19 +97,37 @@ func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
 			return nil, fmt.Errorf("data section %s: the object has none of that name", section.Name)
 		}
 	}
-	for i := range meta.Skeleton.Progs {
-		prog := &meta.Skeleton.Progs[i]
-		planned, err := planProgram(prog, spec)
-		if err != nil {
-			return nil, fmt.Errorf("program %s: %w", prog.Name, err)
-		}
-		p.programs = append(p.programs, planned)
+	var err error
+	if p.programs, err = planPrograms(meta, spec, targets); err != nil {
+		return nil, err
 	}
-	slices.SortStableFunc(p.programs, func(a, b plannedProgram) int { return cmp.Compare(a.order, b.order) })
 	return p, p.planExports(meta, spec)
 }
 
-func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedProgram, error) {
+// planPrograms returns the programs at each of their targets, in the order in
+// which they are attached.
+func planPrograms(meta *manifest.Meta, spec *ebpf.CollectionSpec, targets map[string][]manifest.Target) ([]plannedProgram, error) {
+	var programs []plannedProgram
+	for i := range meta.Skeleton.Progs {
+		prog := &meta.Skeleton.Progs[i]
+		places := targets[prog.Name]
+		if len(places) == 0 {
+			places = []manifest.Target{{}} // the package's
+		}
+		for _, at := range places {
+			planned, err := planProgramAt(prog, spec, at)
+			if err != nil {
+				return nil, fmt.Errorf("program %s: %w", prog.Name, err)
+			}
+			programs = append(programs, planned)
+		}
+	}
+	slices.SortStableFunc(programs, func(a, b plannedProgram) int { return cmp.Compare(a.order, b.order) })
+	return programs, nil
+}
+
+// planProgramAt plans one program at one target; the zero one is the package's.
+func planProgramAt(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec, at manifest.Target) (plannedProgram, error) {
 	ps := spec.Programs[meta.Name]
 	if ps == nil {
 		return plannedProgram{}, errors.New("the object has no program of that name")
@@ -108,7 +141,13 @@ func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedPro
 	if h == nil {
 		return plannedProgram{}, unsupported("section %q: this runner does not attach that hook; it attaches %s", section, strings.Join(hookNames(), ", "))
 	}
-	planned := plannedProgram{name: meta.Name, hook: h, target: target, spec: ps, meta: meta, object: spec}
+	if at.Section != "" {
+		target = at.Section
+		if ps.AttachTo != "" || ps.Type == ebpf.Tracing || ps.Type == ebpf.LSM {
+			ps.AttachTo = target // for which the kernel loads it
+		}
+	}
+	planned := plannedProgram{name: meta.Name, hook: h, target: target, at: at, pid: at.PID, spec: ps, meta: meta, object: spec}
 	if h.check != nil {
 		if err := h.check(&planned); err != nil {
 			return plannedProgram{}, fmt.Errorf("section %q: %w", section, err)
@@ -122,9 +161,16 @@ func unsupported(format string, args ...any) error {
 	return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf(format, args...), "")
 }
 
-// onInterface reports whether a program is attached to a network interface.
-func (p *plan) onInterface() bool {
-	return slices.ContainsFunc(p.programs, func(p plannedProgram) bool { return p.hook.onInterface })
+// programsOf returns the programs that meta describes, which are those that are
+// attached.
+func programsOf(meta *manifest.Meta, spec *ebpf.CollectionSpec) map[string]*ebpf.ProgramSpec {
+	programs := map[string]*ebpf.ProgramSpec{}
+	for _, p := range meta.Skeleton.Progs {
+		if ps := spec.Programs[p.Name]; ps != nil {
+			programs[p.Name] = ps
+		}
+	}
+	return programs
 }
 
 // hookNames lists the sections that can be attached.

@@ -15,6 +15,16 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
+// newPlan plans a package where it says itself.
+func newPlan(meta *manifest.Meta, spec *ebpf.CollectionSpec) (*plan, error) {
+	return newPlanAt(meta, spec, nil)
+}
+
+// planProgram plans a program where its package says.
+func planProgram(meta *manifest.ProgMeta, spec *ebpf.CollectionSpec) (plannedProgram, error) {
+	return planProgramAt(meta, spec, manifest.Target{})
+}
+
 // TestPlan changes a good package in one way each.
 func TestPlan(t *testing.T) {
 	export := func(m *manifest.Meta) *manifest.ExportType { return &m.ExportTypes[0] }

@@ -55,19 +55,22 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("read the object as ELF: %w", err)
 	}
-	p, err := newPlan(meta, spec)
+	targets, err := manifest.Targets(programsOf(meta, spec), o.Interface, o.Attach)
 	if err != nil {
 		return err
 	}
-	if o.Interface != "" && !p.onInterface() {
-		return manifest.WithKind(manifest.KindUsage,
-			fmt.Errorf("network interface %s: the package has no program that is attached to one", o.Interface), "")
+	p, err := newPlanAt(meta, spec, targets)
+	if err != nil {
+		return err
 	}
 	if err := applySettings(spec, settings); err != nil {
 		return err
 	}
 	for _, w := range p.warnings {
 		fmt.Fprintf(o.Stderr, "warning: %s\n", TextFor(o.Stderr, w))
+	}
+	if o.Handover != "" {
+		return runHandover(ctx, p, spec, &o)
 	}
 	in, err := start(p, spec, &o)
 	if err != nil {
@@ -97,48 +100,86 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 			_ = in.close()
 		}
 	}()
-	for i := range p.programs {
-		if prog := &p.programs[i]; prog.hook.prepare != nil {
-			if err := prog.hook.prepare(prog, o); err != nil {
-				closeTargets(p)
-				return nil, fmt.Errorf("program %s: %w", prog.name, err)
-			}
-		}
-	}
-	in.coll, err = load(p, spec, o)
-	closeTargets(p)
-	if err != nil {
+	if err := prepare(p, o); err != nil {
 		return nil, err
 	}
-	// The readers come first, so that no event finds a buffer that nobody reads.
-	if len(p.exports) > 0 {
-		if in.outputs, err = newOutputs(p, in.coll.Maps, o, in.reporter); err != nil {
-			return nil, err
-		}
-	}
-	usdt, err := newUSDTSpecs(spec, in.coll)
-	if err != nil {
+	if err := in.load(p, spec, o, nil); err != nil {
 		return nil, err
 	}
 	for i := range p.programs {
 		prog := &p.programs[i]
-		prog.usdt = usdt
-		section := prog.spec.SectionName
-		prog.maps, prog.attached = in.coll.Maps, in.links
-		link, target, err := prog.hook.attach(prog, in.coll.Programs[prog.name], o)
-		if err != nil {
-			return nil, explain(fmt.Errorf("attach program %s (%s): %w", prog.name, section, err))
-		}
-		in.links = append(in.links, link)
-		in.reporter.programs = append(in.reporter.programs, manifest.ProgramStatus{Name: prog.name, Section: section, Target: target})
-		prog.spec, prog.object, prog.maps, prog.attached = nil, nil, nil, nil
-	}
-	if o.ReadySocket != "" {
-		if in.ready, err = listenReady(o.ReadySocket); err != nil {
+		if err := in.attach(prog, in.coll.Programs[prog.name], o); err != nil {
 			return nil, err
 		}
+		prog.forget()
+	}
+	if err := in.listen(o); err != nil {
+		return nil, err
 	}
 	return in, nil
+}
+
+// prepare changes the programs to what is here: the targets, and the kernel.
+func prepare(p *plan, o *Options) (err error) {
+	if p.programs, err = resolveTargets(p.programs); err != nil {
+		return err
+	}
+	for i := range p.programs {
+		if prog := &p.programs[i]; prog.hook.prepare != nil {
+			if err := prog.hook.prepare(prog, o); err != nil {
+				closeTargets(p)
+				return fmt.Errorf("program %s: %w", prog.name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// load brings the programs into the kernel, with maps in place of those of the same
+// names, and opens the readers: no event is to find a buffer that nobody reads.
+func (in *instance) load(p *plan, spec *ebpf.CollectionSpec, o *Options, maps map[string]*ebpf.Map) (err error) {
+	in.coll, err = load(p, spec, o, maps)
+	closeTargets(p)
+	if err != nil {
+		return err
+	}
+	if len(p.exports) > 0 {
+		if in.outputs, err = newOutputs(p, in.coll.Maps, o, in.reporter); err != nil {
+			return err
+		}
+	}
+	usdt, err := newUSDTSpecs(spec, in.coll)
+	if err != nil {
+		return err
+	}
+	for i := range p.programs {
+		p.programs[i].usdt = usdt
+	}
+	return nil
+}
+
+// attach attaches program at the place of prog.
+func (in *instance) attach(prog *plannedProgram, program *ebpf.Program, o *Options) error {
+	section := prog.spec.SectionName
+	prog.maps, prog.attached = in.coll.Maps, in.links
+	link, target, err := prog.hook.attach(prog, program, o)
+	if err != nil {
+		return explain(fmt.Errorf("attach program %s (%s): %w", prog.name, section, err))
+	}
+	in.links = append(in.links, link)
+	in.reporter.programs = append(in.reporter.programs, manifest.ProgramStatus{Name: prog.name, Section: section, Target: target})
+	return nil
+}
+
+// forget lets go of what was needed to attach a program.
+func (p *plannedProgram) forget() { p.spec, p.object, p.maps, p.attached = nil, nil, nil, nil }
+
+// listen answers on the socket for readiness.
+func (in *instance) listen(o *Options) (err error) {
+	if o.ReadySocket != "" {
+		in.ready, err = listenReady(o.ReadySocket)
+	}
+	return err
 }
 
 // closeTargets closes the loaded programs that those of the plan are loaded
@@ -224,8 +265,9 @@ func (in *instance) close() error {
 	return err
 }
 
-func load(p *plan, spec *ebpf.CollectionSpec, o *Options) (*ebpf.Collection, error) {
-	var opts ebpf.CollectionOptions
+// load loads the programs, with maps in place of those of the same names.
+func load(p *plan, spec *ebpf.CollectionSpec, o *Options, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+	opts := ebpf.CollectionOptions{MapReplacements: maps}
 	types, err := kernelTypes(o)
 	if err != nil {
 		return nil, err
@@ -264,8 +306,8 @@ func loadCollection(p *plan, spec *ebpf.CollectionSpec, opts ebpf.CollectionOpti
 	}
 	for i := range p.programs {
 		prog := &p.programs[i]
-		if prog.hook.load == nil {
-			continue
+		if prog.hook.load == nil || coll.Programs[prog.name] != nil {
+			continue // what is planned for several targets is loaded once
 		}
 		if coll.Programs[prog.name], err = prog.hook.load(prog, coll.Maps, opts.Programs.KernelTypes); err != nil {
 			delete(coll.Programs, prog.name)

@@ -27,6 +27,7 @@ type reporter struct {
 	programs []manifest.ProgramStatus
 
 	mu              sync.Mutex
+	handover        *manifest.Handover // nil without handovers
 	lost, malformed tally
 }
 
@@ -72,6 +73,16 @@ func (r *reporter) record(event string) {
 	r.recordLocked(event)
 }
 
+// setHandover says what the records are to say of handovers from now on, and
+// reports whether it is the first time.
+func (r *reporter) setHandover(h *manifest.Handover) (first bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	first = r.handover == nil
+	r.handover = h
+	return first
+}
+
 func (r *reporter) recordLocked(event string) {
 	r.tell(manifest.Status{
 		Event:     event,
@@ -80,6 +91,7 @@ func (r *reporter) recordLocked(event string) {
 		Programs:  r.programs,
 		Lost:      maps.Clone(r.lost.counts),
 		Malformed: maps.Clone(r.malformed.counts),
+		Handover:  r.handover,
 	})
 }
 

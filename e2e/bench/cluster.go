@@ -157,7 +157,9 @@ func (b *bench) report(ctx context.Context, times map[string][]float64, programs
 	}
 	fmt.Fprintln(w, "image\tuncompressed\tcompressed\t\t")
 	for _, i := range images {
-		fmt.Fprintf(w, "%s\t%.1f MB\t%.1f MB\t\t\n", i.Name, float64(i.Uncompressed)/1e6, float64(i.Compressed)/1e6)
+		for _, c := range i.Children {
+			fmt.Fprintf(w, "%s %s\t%.1f MB\t%.1f MB\t\t\n", i.Name, c.Architecture, float64(c.Uncompressed)/1e6, float64(c.Compressed)/1e6)
+		}
 	}
 	return w.Flush()
 }

@@ -32,10 +32,11 @@ func main() {
 
 const usage = `usage: go run ./builder/image/cmd [-bin DIR] [-o DIR] [-push REGISTRY[/PATH] [-plain-http]]
 
-Builds the images ebpm and ebpm-builder from the static Linux programs ebpm,
-ecli and ecc, writes them as OCI layouts and pushes them. SOURCE_DATE_EPOCH is
-the time of their files; EBPM_PLAIN_HTTP=HOST:PORT,... names registries that
-are reached by plain HTTP.
+Builds the images ebpm, for linux/amd64 and linux/arm64, and ebpm-builder, for
+this machine's architecture, from the static programs amd64/ebpm, arm64/ebpm,
+likewise ecli, and ecc. Writes them as OCI layouts and pushes them, each as one
+index. SOURCE_DATE_EPOCH is the time of their files;
+EBPM_PLAIN_HTTP=HOST:PORT,... names registries that are reached by plain HTTP.
 
 `
 
@@ -91,7 +92,9 @@ func build(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	for _, i := range images {
-		fmt.Fprintf(stderr, "%s: %.1f MB, %.1f MB compressed\n", i.Name, float64(i.Uncompressed)/1e6, float64(i.Compressed)/1e6)
+		for _, c := range i.Children {
+			fmt.Fprintf(stderr, "%s for linux/%s: %.1f MB, %.1f MB compressed\n", i.Name, c.Architecture, float64(c.Uncompressed)/1e6, float64(c.Compressed)/1e6)
+		}
 	}
 	var refs []manifest.Reference
 	if *out != "" {

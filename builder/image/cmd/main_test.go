@@ -25,7 +25,7 @@ func TestRunErrors(t *testing.T) {
 		{name: "argument", args: []string{"-o", "d", "ebpm"}, code: 2, stderr: `unexpected argument "ebpm"`},
 		{name: "bad time", args: []string{"-o", "d"}, epoch: "today", code: 2, stderr: `SOURCE_DATE_EPOCH is "today"`},
 		{name: "time before 1970", args: []string{"-o", "d"}, epoch: "-1", code: 2, stderr: `SOURCE_DATE_EPOCH is "-1"`},
-		{name: "no programs", args: []string{"-bin", "nowhere", "-o", "d"}, code: 5, stderr: "go build -trimpath -o nowhere/ecli ./cmd/ecli"},
+		{name: "no programs", args: []string{"-bin", "nowhere", "-o", "d"}, code: 5, stderr: "go build -trimpath -o nowhere/amd64/ecli ./cmd/ecli"},
 		{name: "interrupted", args: []string{"-bin", "nowhere", "-o", "d"}, ctx: interrupted, code: 130, stderr: "interrupted"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

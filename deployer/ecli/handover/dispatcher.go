@@ -92,6 +92,12 @@ func dispatcher(p *ebpf.ProgramSpec, cell, slots int) *ebpf.ProgramSpec {
 	return d
 }
 
+// Needs says what a dispatcher must have for p that not every one has; those of two
+// programs that can stand behind the same one are equal.
+func Needs(p *ebpf.ProgramSpec) string {
+	return fmt.Sprint(calls(p, asm.FnGetFuncIp), calls(p, asm.FnOverrideReturn))
+}
+
 func calls(p *ebpf.ProgramSpec, fn asm.BuiltinFunc) bool {
 	return slices.ContainsFunc(p.Instructions, func(ins asm.Instruction) bool {
 		return ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == fn

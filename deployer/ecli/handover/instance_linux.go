@@ -34,9 +34,9 @@ type Host interface {
 	Flip(own bool) error
 	// Grace waits until every program has ended that runs now.
 	Grace() error
-	// Drain prints all that is in the buffers, stops printing, and returns how
-	// many events that were. From then on events are held.
-	Drain() (uint64, error)
+	// Drain prints all that is in the buffers, and stops printing. From then on
+	// events are held.
+	Drain() error
 	// Resume prints, what was held first.
 	Resume() error
 	// DrainPeer prints the events that the peer left in its buffers.
@@ -402,7 +402,7 @@ func (i *instance) end(err error) error {
 	}
 	flipErr := i.host.Flip(false)
 	if flipErr == nil {
-		_, flipErr = i.host.Drain()
+		flipErr = i.host.Drain()
 	}
 	err = errors.Join(err, flipErr, i.host.Release())
 	i.forgetStandby()
@@ -469,11 +469,10 @@ func (i *instance) serve(c conn) (moved bool, err error) {
 	if !await[Flipped](c) {
 		return false, i.takeBack()
 	}
-	n, err := i.host.Drain()
-	if err != nil {
+	if err := i.host.Drain(); err != nil {
 		return false, err
 	}
-	if c.send(Drained{Events: n}, nil) != nil || !await[Done](c) {
+	if c.send(Drained{}, nil) != nil || !await[Done](c) {
 		return false, i.takeBack()
 	}
 	i.place.hide()
@@ -546,7 +545,7 @@ func (i *instance) takeBack() error {
 		if err := i.host.Grace(); err != nil {
 			return err
 		}
-		if _, err := i.host.Drain(); err != nil {
+		if err := i.host.Drain(); err != nil {
 			return err
 		}
 		if err := i.host.Flip(true); err != nil {

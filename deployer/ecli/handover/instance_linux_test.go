@@ -205,14 +205,12 @@ func (f *fake) Flip(own bool) error {
 
 func (f *fake) Grace() error { return f.step("grace", func() error { return nil }) }
 
-func (f *fake) Drain() (n uint64, err error) {
-	err = f.step("drain", func() error {
-		n = uint64(len(f.buffer))
+func (f *fake) Drain() error {
+	return f.step("drain", func() error {
 		f.show()
 		f.printing = false
 		return nil
 	})
-	return n, err
 }
 
 func (f *fake) Resume() error {

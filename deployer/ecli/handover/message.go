@@ -21,6 +21,7 @@ const (
 	maxMessage = 128 << 10 // bytes of one message
 	maxFiles   = 4096      // of one message
 	maxName    = 256       // bytes of the name of a program or map, or of its layout
+	maxTarget  = 4096      // bytes of what a program is attached to
 	maxEntries = 1024      // programs, maps or buffers of one instance
 )
 
@@ -81,10 +82,7 @@ type Go struct{}
 type Flipped struct{}
 
 // Drained says that all events of the old version are printed.
-type Drained struct {
-	// Events counts those that were printed after the move.
-	Events uint64 `json:"events"`
-}
+type Drained struct{}
 
 // Done says that the new instance prints; the other one is its standby from now
 // on.
@@ -108,6 +106,8 @@ type Part struct {
 	// Links is how many files hold the dispatcher in its place. The file of its
 	// slots stands before them.
 	Links int `json:"links"`
+	// Target is what the dispatcher is attached to, for people.
+	Target string `json:"target,omitempty"`
 }
 
 func (Hello) kind() string   { return "hello" }
@@ -241,7 +241,7 @@ func partFiles(parts []Part) (int, error) {
 	var names []string
 	n := 0
 	for _, p := range parts {
-		if p.Links < 0 || p.Links > maxFiles || len(p.Key) > maxName {
+		if p.Links < 0 || p.Links > maxFiles || len(p.Key) > maxName || len(p.Target) > maxTarget {
 			return 0, fmt.Errorf("program %.40q: %d links, a key of %d bytes", p.Name, p.Links, len(p.Key))
 		}
 		n += 1 + p.Links

@@ -21,7 +21,7 @@ var messages = []struct {
 	{Ready{Parts: []Part{{Name: "c", Links: 1}}, Buffers: []string{"events"}, Carried: []string{"counts"}, Reset: []string{"old"}}, 1 + 2 + 1},
 	{Go{}, 0},
 	{Flipped{}, 0},
-	{Drained{Events: 7}, 0},
+	{Drained{}, 0},
 	{Done{}, 0},
 	{Retire{}, 0},
 }
