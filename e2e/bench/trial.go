@@ -96,8 +96,11 @@ func (t *tail) String() string {
 	return string(t.text)
 }
 
-// startLimit is how long a contender may take to its first event.
-const startLimit = 60 * time.Second
+// How long a contender may take to its first event, and to its end.
+const (
+	startLimit = 60 * time.Second
+	endLimit   = 10 * time.Second
+)
 
 // begin starts c, and makes an event now and then until one is printed by each
 // of the programs of the package.
@@ -211,8 +214,9 @@ func (t *trial) measure(ctx context.Context, rate int, d time.Duration) (m measu
 
 var bpftraceCount = regexp.MustCompile(`(?m)^@events: (\d+)$`)
 
-// end stops the contender. It returns how many events were made that were never
-// printed since it began, as the program counted them.
+// end stops the contender, which may be so far behind that it must be killed. It
+// returns how many events were made that were never printed since it began, as the
+// program counted them.
 func (t *trial) end() (missing int64, err error) {
 	made := uint64(0)
 	if t.counter != nil {
@@ -226,16 +230,21 @@ func (t *trial) end() (missing int64, err error) {
 	if err := t.cmd.Process.Signal(os.Interrupt); err != nil {
 		return 0, err
 	}
+	killed := false
 	select {
 	case err = <-t.done:
-	case <-time.After(startLimit):
-		_ = t.cmd.Process.Kill()
-		err = <-t.done
+	case <-time.After(endLimit):
+		killed = true
+		err = t.cmd.Process.Kill()
+		<-t.done
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w\n%s", t.cmd.Path, err, t.stderr.String())
 	}
-	if t.counter == nil {
+	switch {
+	case killed:
+		return 1, nil // at least what it was busy with
+	case t.counter == nil:
 		found := bpftraceCount.FindStringSubmatch(t.out.String())
 		if found == nil {
 			return 0, fmt.Errorf("%s did not print its count\n%s", t.cmd.Path, t.out.String())
