@@ -99,7 +99,7 @@ func isPlainObject(object io.ReaderAt) (plain bool) {
 	}
 	var bitcode []byte
 	for _, section := range file.Sections {
-		relocates := section.Type == elf.SHT_REL || section.Type == elf.SHT_RELA
+		relocates := section.Type == elf.SHT_REL || section.Type == elf.SHT_RELA //nolint:misspell // It is the name of the type.
 		if relocates && int(section.Info) < len(file.Sections) && file.Sections[section.Info].Name == bitcodeSection {
 			return false // what was written is not all
 		}

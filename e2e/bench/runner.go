@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/ebpm/ebpm/e2e/upstream"
@@ -97,7 +98,7 @@ func (b *bench) loadPackages(ctx context.Context) (map[string]string, error) {
 		return nil, err
 	}
 	for _, n := range manyPrograms {
-		if err := build(fmt.Sprint(n), n); err != nil {
+		if err := build(strconv.Itoa(n), n); err != nil {
 			return nil, err
 		}
 	}
@@ -137,7 +138,7 @@ func (b *bench) contend(ctx context.Context, t *table, column int, c contender, 
 		if !c.packages && n > 1 {
 			break
 		}
-		tr, err := begin(ctx, c, packages[fmt.Sprint(n)], true, uint64(n))
+		tr, err := begin(ctx, c, packages[strconv.Itoa(n)], true, uint64(n))
 		if err != nil {
 			return err
 		}

@@ -126,7 +126,7 @@ func begin(ctx context.Context, c contender, pkg string, json bool, programs uin
 	defer func() {
 		if err != nil {
 			_ = t.cmd.Process.Kill()
-			<-t.done
+			_ = <-t.done
 		}
 	}()
 	for t.out.events.Load() < programs {
@@ -236,7 +236,7 @@ func (t *trial) end() (missing int64, err error) {
 	case <-time.After(endLimit):
 		killed = true
 		err = t.cmd.Process.Kill()
-		<-t.done
+		_ = <-t.done
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w\n%s", t.cmd.Path, err, t.stderr.String())

@@ -68,10 +68,11 @@ func (o *output) lines() int {
 	return bytes.Count(o.text.Bytes(), []byte("\n"))
 }
 
-// What the runners log once all programs are attached.
+// What the runners log once all programs are attached; theirs waits on after it
+// failed.
 var (
 	oursAttached   = regexp.MustCompile(`"event":"attached"`)
-	theirsAttached = regexp.MustCompile(`Running ebpf program`)
+	theirsAttached = regexp.MustCompile(`Running ebpf program|panicked at`)
 )
 
 func startRunner(ctx context.Context, path string, attached *regexp.Regexp, pkg, format string, args []string) (*process, error) {

@@ -49,7 +49,7 @@ func Cached() string {
 // Install returns the path of the runner. The first time, it compiles it, which
 // takes minutes; log gets what cargo says. The error is [ErrNoCargo] where cargo
 // is missing.
-func Install(ctx context.Context, log io.Writer) (string, error) {
+func Install(ctx context.Context, log io.Writer) (path string, err error) {
 	if path := Cached(); path != "" {
 		return path, nil
 	}
@@ -69,7 +69,7 @@ func Install(ctx context.Context, log io.Writer) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	if err := os.Chmod(scratch, 0o755); err != nil {
 		return "", err
 	}
