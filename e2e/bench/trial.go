@@ -58,7 +58,8 @@ type trial struct {
 	cmd    *exec.Cmd
 	out    countingWriter
 	stderr tail
-	done   chan error
+	ended  chan struct{} // closed when it has ended, with err
+	err    error
 	// first is how long it took from the start to the first event printed.
 	first   time.Duration
 	counter *ebpf.Map // nil for a contender without packages
@@ -106,7 +107,7 @@ const (
 // of the programs of the package.
 func begin(ctx context.Context, c contender, pkg string, json bool, programs uint64) (_ *trial, err error) {
 	args := c.command(pkg, json)
-	t := &trial{done: make(chan error, 1)}
+	t := &trial{ended: make(chan struct{})}
 	t.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	t.cmd.Stderr = &t.stderr
 	stdout, err := t.cmd.StdoutPipe()
@@ -121,19 +122,19 @@ func begin(ctx context.Context, c contender, pkg string, json bool, programs uin
 	}
 	go func() {
 		_, err := io.CopyBuffer(struct{ io.Writer }{&t.out}, struct{ io.Reader }{stdout}, make([]byte, 256<<10))
-		t.done <- errors.Join(err, t.cmd.Wait())
+		t.err = errors.Join(err, t.cmd.Wait())
+		close(t.ended)
 	}()
 	defer func() {
 		if err != nil {
 			_ = t.cmd.Process.Kill()
-			_ = <-t.done
+			<-t.ended
 		}
 	}()
 	for t.out.events.Load() < programs {
 		select {
-		case err := <-t.done:
-			t.done <- nil
-			return nil, fmt.Errorf("%s ended: %w\n%s%s", c.name, err, t.out.String(), t.stderr.String())
+		case <-t.ended:
+			return nil, fmt.Errorf("%s ended: %w\n%s%s", c.name, t.err, t.out.String(), t.stderr.String())
 		case <-time.After(time.Millisecond):
 		}
 		if time.Since(start) > startLimit {
@@ -232,11 +233,12 @@ func (t *trial) end() (missing int64, err error) {
 	}
 	killed := false
 	select {
-	case err = <-t.done:
+	case <-t.ended:
+		err = t.err
 	case <-time.After(endLimit):
 		killed = true
 		err = t.cmd.Process.Kill()
-		_ = <-t.done
+		<-t.ended
 	}
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w\n%s", t.cmd.Path, err, t.stderr.String())
