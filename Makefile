@@ -134,4 +134,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels fuzz bench bench-handover interop interop deps deps-bench clean help
+.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels fuzz bench bench-handover interop deps deps-bench clean help

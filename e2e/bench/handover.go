@@ -141,14 +141,14 @@ func (c *counter) result(sent [loadThreads]uint32) (events, lost, doubled int) {
 }
 
 // A load makes numbered events on threads of its own.
-type load struct {
+type numberer struct {
 	n    [loadThreads]atomic.Uint32
 	stop chan struct{}
 	wg   sync.WaitGroup
 }
 
-func startLoad() *load {
-	l := &load{stop: make(chan struct{})}
+func startNumberer() *numberer {
+	l := &numberer{stop: make(chan struct{})}
 	for t := range loadThreads {
 		l.wg.Go(func() {
 			runtime.LockOSThread()
@@ -170,7 +170,7 @@ func startLoad() *load {
 	return l
 }
 
-func (l *load) end() (sent [loadThreads]uint32) {
+func (l *numberer) end() (sent [loadThreads]uint32) {
 	close(l.stop)
 	l.wg.Wait()
 	for t := range sent {
@@ -313,7 +313,7 @@ func moveUnderLoad(ctx context.Context, w io.Writer, name string, n int, move mo
 	if err != nil {
 		return err
 	}
-	l := startLoad()
+	l := startNumberer()
 	for i := range n {
 		if current, err = move(ctx, b, current, i+1); err != nil {
 			l.end()
