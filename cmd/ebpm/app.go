@@ -42,6 +42,15 @@ func (r *resultWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// runnerOutput is stdout for a runner, which itself looks whether that is a
+// terminal, and whether somebody reads.
+func (s *session) runnerOutput() io.Writer {
+	if r, ok := s.out.(*resultWriter); ok {
+		return r.w
+	}
+	return s.out
+}
+
 // session is what one call of ebpm shares between its parts.
 type session struct {
 	stdio

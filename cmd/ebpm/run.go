@@ -91,7 +91,7 @@ func (s *session) runOptions(c *cli.Context) (ecli.Options, error) {
 		JSON:       c.Bool("json"),
 		Attach:     attach,
 		Interface:  c.String("interface"),
-		Stdout:     s.out,
+		Stdout:     s.runnerOutput(),
 		Stderr:     s.err,
 		Handover:   c.String("handover"),
 		Revision:   uint64(time.Now().UnixNano()),
