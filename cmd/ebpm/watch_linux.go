@@ -97,7 +97,7 @@ func (w *watcher) rebuild(ctx context.Context) (done bool, err error) {
 	pkg, err := w.compile(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return true, nil
+		return true, nil //nolint:nilerr // The compiler was interrupted.
 	case err == nil && pkg == nil:
 		return false, nil
 	case err == nil:

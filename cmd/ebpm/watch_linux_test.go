@@ -239,7 +239,7 @@ func (r *watchedRun) end() {
 	if err := r.cmd.Process.Signal(os.Interrupt); err != nil {
 		r.t.Fatal(err)
 	}
-	for range r.lines { //nolint:revive // to the end
+	for range r.lines {
 	}
 	if err := r.cmd.Wait(); err != nil {
 		r.t.Errorf("%v: %s", err, &r.stderr)
