@@ -84,8 +84,18 @@ e2e: deps build image-programs ## the tests on the real cluster; it is left as i
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./builder/image
 
 # With UPDATE=1 it also writes the table of docs/hooks.md.
-kernels: deps ## the tests of the runner on Debian's kernels 6.1 and 6.12, in QEMU
+kernels: deps ## the tests of the runner and the examples on Debian's kernels 6.1 and 6.12, in QEMU
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
+
+# What a target found that fails is a file below its package's testdata/fuzz; what
+# else it learned is kept in Go's build cache, and goes on from there.
+FUZZTIME := 10m
+FUZZJOBS := 2
+fuzz: ## run each fuzz target for FUZZTIME (10m), FUZZJOBS (2) at once
+	@git grep -n -o '^func Fuzz[A-Za-z0-9]*' -- '*_test.go' | \
+	  sed -E 's,^(.*)/[^/]*:[0-9]+:func (Fuzz.*),./\1 \2,' | \
+	  xargs -P $(FUZZJOBS) -L 1 sh -c 'out=$$(go test $$0 -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 2>&1) && \
+	    echo "ok   $$0 $$1: $$(echo "$$out" | grep -o "execs: [0-9]*" | tail -1)" || { echo "FAIL $$0 $$1"; echo "$$out" | tail -40; exit 1; }'
 
 bench: deps build image-programs ## print the figures that the documentation quotes
 	go run ./e2e/bench
@@ -104,4 +114,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels bench deps clean help
+.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels fuzz bench deps clean help

@@ -22,7 +22,7 @@ import (
 )
 
 // imageFor makes an image of a media type whose config names a platform.
-func imageFor(t *testing.T, mediaType, config types.MediaType, system, architecture string) v1.Image {
+func randomImage(t *testing.T, mediaType, config types.MediaType, system, architecture string) v1.Image {
 	t.Helper()
 	image, err := random.Image(16, 1)
 	if err != nil {
@@ -45,7 +45,7 @@ func indexFor(t *testing.T, mediaType types.MediaType, platforms ...v1.Platform)
 	index := mutate.IndexMediaType(empty.Index, mediaType)
 	for _, p := range platforms {
 		index = mutate.AppendManifests(index, mutate.IndexAddendum{
-			Add:        imageFor(t, types.OCIManifestSchema1, types.OCIConfigJSON, p.OS, p.Architecture),
+			Add:        randomImage(t, types.OCIManifestSchema1, types.OCIConfigJSON, p.OS, p.Architecture),
 			Descriptor: v1.Descriptor{Platform: &p},
 		})
 	}
@@ -69,8 +69,8 @@ func TestImagePlatforms(t *testing.T) {
 			[]manifest.Platform{arm64},
 		},
 		{"not-linux", indexFor(t, types.OCIImageIndex, v1.Platform{OS: "windows", Architecture: "amd64"}), []manifest.Platform{}},
-		{"one", imageFor(t, types.OCIManifestSchema1, types.OCIConfigJSON, "linux", "arm64"), []manifest.Platform{arm64}},
-		{"one-of-docker", imageFor(t, types.DockerManifestSchema2, types.DockerConfigJSON, "linux", "amd64"), []manifest.Platform{amd64}},
+		{"one", randomImage(t, types.OCIManifestSchema1, types.OCIConfigJSON, "linux", "arm64"), []manifest.Platform{arm64}},
+		{"one-of-docker", randomImage(t, types.DockerManifestSchema2, types.DockerConfigJSON, "linux", "amd64"), []manifest.Platform{amd64}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ref := parse(t, host+"/"+tt.name+":1")

@@ -131,22 +131,28 @@ type member struct {
 	stderr   buffer
 	cancel   context.CancelFunc
 	done     chan error
-	ended    error
+	gone     chan struct{}
 }
 
 func startMember(t *testing.T, dir, version string, revision uint64, out *tallier) *member {
 	t.Helper()
 	needRoot(t)
-	m := &member{done: make(chan error, 1)}
+	m := &member{done: make(chan error, 1), gone: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
-	t.Cleanup(cancel)
+	t.Cleanup(func() {
+		cancel()
+		<-m.gone // what a test that failed left would be in the way of others
+	})
 	o := Options{
 		Package: handoverPackage(t, version), JSON: true, Stdout: out, Stderr: &m.stderr,
 		Handover: dir, Revision: revision, Hung: func(err error) { t.Errorf("hung: %v", err) },
 		Status: func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() },
 	}
-	go func() { m.done <- Run(ctx, o) }()
+	go func() {
+		defer close(m.gone)
+		m.done <- Run(ctx, o)
+	}()
 	return m
 }
 

@@ -34,6 +34,9 @@ const (
 	bootTimeout = 20 * time.Minute
 )
 
+// hookOptions make a machine for the tests of the hooks.
+var hookOptions = vm.Options{Modules: vm.DefaultModules, Programs: vm.DefaultPrograms}
+
 // TestRunner runs the tests of the runner on each kernel, and compares what they
 // say of the hooks with the documentation. Each test there is a test here:
 // TestRunner/KERNEL/TEST.
@@ -51,7 +54,7 @@ func TestRunner(t *testing.T) {
 	for _, series := range vm.Series {
 		c := &column{title: "Linux " + series, results: map[string]string{}}
 		columns = append(columns, c)
-		t.Run(series, func(t *testing.T) { runOn(t, series, suite, c) })
+		t.Run(series, func(t *testing.T) { runOn(t, series, suite, hookOptions, c) })
 	}
 	if t.Failed() {
 		t.Log("the table of hooks is not looked at, since tests failed")
@@ -60,14 +63,13 @@ func TestRunner(t *testing.T) {
 	t.Run("hooks.md", func(t *testing.T) { checkTable(t, columns) })
 }
 
-func runOn(t *testing.T, series string, suite *vm.Suite, c *column) {
+func runOn(t *testing.T, series string, suite *vm.Suite, o vm.Options, c *column) {
 	k, err := vm.OpenKernel(t.Context(), series, os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
 	defer cancel()
-	o := vm.Options{Modules: vm.DefaultModules, Programs: vm.DefaultPrograms}
 	output := map[string]string{}
 	tests := 0
 	err = vm.Run(ctx, k, suite, o, func(e vm.Event) {
