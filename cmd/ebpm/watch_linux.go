@@ -58,6 +58,8 @@ type watcher struct {
 	path      string
 	anyKernel bool
 	options   ecli.Options
+	// carry is what a build takes over: as the flags say, else as ebpm.yaml does.
+	carry manifest.Carry
 	// seen is what was built last, or the error that kept it from being read.
 	seen string
 	// current is what runs; nil before the first build that works.
@@ -146,6 +148,9 @@ func (w *watcher) compile(ctx context.Context) (*manifest.Package, error) {
 	if err := checkKernel(source.Spec.Requires); err != nil && !w.anyKernel {
 		return nil, err
 	}
+	if w.carry = w.options.Carry; !w.carry.All && w.carry.Maps == nil {
+		w.carry = source.Spec.Carry
+	}
 	return pkg, nil
 }
 
@@ -190,7 +195,7 @@ func (w *watcher) start(pkg *manifest.Package) *build {
 	ctx, cancel := context.WithCancel(context.Background())
 	b := &build{cancel: cancel, took: make(chan *manifest.Handover, 1), done: make(chan struct{})}
 	o := w.options
-	o.Package, o.Revision = pkg, uint64(time.Now().UnixNano())
+	o.Package, o.Carry, o.Revision = pkg, w.carry, uint64(time.Now().UnixNano())
 	o.Status = func(st manifest.Status) {
 		// Before Linux 5.15 there are no handovers, and no roles.
 		if st.Event == manifest.StatusAttached || st.Handover != nil && st.Handover.Role == manifest.RoleCurrent {

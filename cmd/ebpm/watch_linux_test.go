@@ -272,7 +272,7 @@ func TestRunWatch(t *testing.T) {
 	// What does not compile.
 	r.change("tick.bpf.c", "++*n;", "++*n")
 	r.says("the build before goes on", 1)
-	r.says(filepath.Join(r.dir, "tick.bpf.c")+":31:6: error: expected ';'", 1)
+	r.says(filepath.Join(r.dir, "tick.bpf.c")+":35:6: error: expected ';'", 1)
 	r.change("tick.bpf.c", "++*n", "++*n;")
 	r.says("this is the build that runs", 1)
 
@@ -324,6 +324,28 @@ func TestRunWatchResetsState(t *testing.T) {
 	r.count = 1
 	r.says("empty: counts", 1)
 	r.end()
+}
+
+// A global variable is carried where the flags or ebpm.yaml ask for it.
+func TestRunWatchCarries(t *testing.T) {
+	for _, tt := range []struct {
+		name, spec string
+		flags      []string
+		want       string
+	}{
+		{name: "not", want: "kept: counts\n"},
+		{name: "by flag", flags: []string{"--carry", ".data"}, want: "kept: .data, counts\n"},
+		{name: "by ebpm.yaml", spec: "carry: [.data]\n", want: "kept: .data, counts\n"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := startWatchedRun(t, func(r *watchedRun) { save(t, filepath.Join(r.dir, "ebpm.yaml"), tt.spec) }, tt.flags...)
+			r.row()
+			r.change("tick.h", "((e)->count = (n))", "((e)->count = (n) + 0 * start)")
+			r.change("tick.bpf.c", "++start", "start += 2")
+			r.says(tt.want, 1)
+			r.end()
+		})
+	}
 }
 
 // The first build that works may be a later one.

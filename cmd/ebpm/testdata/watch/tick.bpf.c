@@ -11,6 +11,9 @@ struct {
 	__uint(max_entries, 65536);
 } events SEC(".maps");
 
+/* in .data, which is carried only where that is asked for */
+u64 start = 1000;
+
 typedef u64 value;
 
 struct {
@@ -28,6 +31,7 @@ int on_enter(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!n || ctx->args[1] != syscall || bpf_get_current_pid_tgid() >> 32 != process)
 		return 0;
+	++start;
 	++*n;
 	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 	if (!e)
