@@ -803,7 +803,7 @@ func (g *generation) peerOutputs() (*outputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.headed = true
+	out.header = nil
 	return out, nil
 }
 

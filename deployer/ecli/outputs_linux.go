@@ -39,8 +39,8 @@ type outputs struct {
 	sink    sink
 	// rings are the maps that are ring buffers.
 	rings []string
-	// headed is true when the headers are printed.
-	headed bool
+	// header is what stands above the lines; nil has them printed without.
+	header *Header
 }
 
 // A sink takes whole lines from several sources. They write the bytes
@@ -68,7 +68,10 @@ func (s *sink) write(lines []byte) error {
 }
 
 func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ *outputs, err error) {
-	out := &outputs{sink: sink{out: o.Stdout}}
+	out := &outputs{sink: sink{out: o.Stdout}, header: o.Header}
+	if out.header == nil {
+		out.header = new(Header)
+	}
 	defer func() {
 		if err != nil {
 			_ = out.close()
@@ -127,12 +130,11 @@ func (o *outputs) run() error {
 	for _, s := range o.sources {
 		headers = append(headers, s.header()...)
 	}
-	if !o.headed {
+	if o.header != nil && o.header.replace(string(headers)) {
 		if err := o.sink.write(headers); err != nil {
 			return err
 		}
 	}
-	o.headed = true
 	done := make(chan error, len(o.sources))
 	for _, s := range o.sources {
 		go func() { done <- s.run() }()
