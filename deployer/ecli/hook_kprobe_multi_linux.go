@@ -237,7 +237,7 @@ func addressesOf(r io.Reader, names []string) ([]uintptr, error) {
 }
 
 // matches reports whether a name matches a pattern in which * is any letters and
-// ? is one.
+// ? is one. It takes at most len(pattern)*len(name) steps.
 func matches(pattern string, name []byte) bool {
 	// back is where to go on in the pattern and the name if this fails: the last
 	// star takes one letter more.

@@ -164,7 +164,7 @@ func functionOffsets(file io.ReaderAt, pattern string) ([]uint64, error) {
 			return false, walkSymbols(f, table, func(name []byte, s symbol) error {
 				// .symtab has the version in the name.
 				name, _, _ = bytes.Cut(name, []byte{'@'})
-				if !s.function || !matchGlob(pattern, name) {
+				if !s.function || !matches(pattern, name) {
 					return nil
 				}
 				// Functions of the file that are in no part of it that is executed
@@ -327,29 +327,6 @@ func walkSymbols(f *elf.File, table *elf.Section, visit func(name []byte, s symb
 			return fmt.Errorf("read its symbols: %w", err)
 		}
 	}
-}
-
-// matchGlob reports whether name matches pattern, in which * stands for any
-// letters and ? for one. It takes at most len(pattern)*len(name) steps.
-func matchGlob(pattern string, name []byte) bool {
-	star, retry := -1, 0 // behind the last star, and where in name it ends
-	p, n := 0, 0
-	for n < len(name) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, retry = p+1, n
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == name[n]):
-			p++
-			n++
-		case star >= 0:
-			retry++
-			p, n = star, retry
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
 }
 
 // A symbol is a function or a variable that the file defines.
