@@ -235,7 +235,32 @@ func eachTable(f *elf.File, use func(table *elf.Section) (done bool, err error))
 	return nil
 }
 
-// variableAddress returns the address that the file gives a variable.
+// maxVariables bounds the variables by whose names the places of one probe say
+// where their arguments are. Each costs a reading of the file's symbols.
+const maxVariables = 64
+
+// variables are those of a file that were looked for.
+type variables struct {
+	f         *elf.File
+	addresses map[string]uint64
+}
+
+// address returns the address that the file gives a variable.
+func (v *variables) address(name string) (uint64, error) {
+	if address, ok := v.addresses[name]; ok {
+		return address, nil
+	}
+	if len(v.addresses) == maxVariables {
+		return 0, fmt.Errorf("variable %s: arguments are at more than %d variables", name, maxVariables)
+	}
+	address, err := variableAddress(v.f, name)
+	if err != nil {
+		return 0, err
+	}
+	v.addresses[name] = address
+	return address, nil
+}
+
 func variableAddress(f *elf.File, name string) (uint64, error) {
 	var best symbol
 	err := eachTable(f, func(table *elf.Section) (bool, error) {
