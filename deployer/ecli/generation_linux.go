@@ -54,6 +54,10 @@ func runHandover(ctx context.Context, p *plan, spec *ebpf.CollectionSpec, o *Opt
 		Dir: o.Handover, Revision: o.Revision, Became: g.became, Hung: o.Hung,
 		Log: func(s string) { fmt.Fprintln(o.Stderr, TextFor(o.Stderr, s)) },
 	})
+	if g.ready != nil {
+		// Who has retired stays ready until it is told to end.
+		err = errors.Join(err, g.ready.Close())
+	}
 	var refused *handover.RefusedError
 	switch {
 	case errors.As(err, &refused):
