@@ -218,15 +218,12 @@ func traceableNames(r io.Reader, pattern string) ([]string, error) {
 // the kernel hides addresses from this process.
 func addressesOf(r io.Reader, names []string) ([]uintptr, error) {
 	var addresses []uintptr
-	err := kernelFunctions(r, func(address, name, module []byte) {
-		if len(module) > 0 {
+	err := kernelFunctions(r, func(s kallsym) {
+		if len(s.module) > 0 || s.address == 0 {
 			return
 		}
-		if _, ok := slices.BinarySearch(names, string(name)); !ok {
-			return
-		}
-		if at, err := strconv.ParseUint(string(address), 16, strconv.IntSize); err == nil && at != 0 {
-			addresses = append(addresses, uintptr(at))
+		if _, ok := slices.BinarySearch(names, string(s.name)); ok {
+			addresses = append(addresses, uintptr(s.address))
 		}
 	})
 	if err != nil {
