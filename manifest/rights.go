@@ -156,8 +156,9 @@ var hookRights = map[Hook]struct {
 	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookPerfEvent:     {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookIter:          {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, HostPID: true}},
-	// A kprobe is a perf event, which the kernel gives to PERFMON whatever
-	// perf_event_paranoid says (seen on Debian's 6.1 and 6.12, where it is 3).
+	// A kprobe is a perf event, for which PERFMON is enough. Kernels of Debian and
+	// Ubuntu want SYS_ADMIN where perf_event_paranoid is above 2: there it becomes a
+	// kprobe.multi, which is none.
 	HookKprobe:   {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookKsyscall: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	// The functions that match a pattern are those that a file of tracefs lists.
