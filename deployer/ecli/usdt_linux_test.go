@@ -12,6 +12,7 @@ import (
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -185,7 +186,7 @@ func TestVariables(t *testing.T) {
 			}
 		}
 		for i := range maxVariables {
-			vars.addresses[fmt.Sprint(i)] = 0
+			vars.addresses[strconv.Itoa(i)] = 0
 		}
 		delete(vars.addresses, "value")
 		if _, err := vars.address("value"); err == nil {
