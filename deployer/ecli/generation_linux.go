@@ -70,6 +70,10 @@ func (g *generation) run(ctx context.Context) error {
 		Dir: o.Handover, Revision: o.Revision, Became: g.became, Hung: o.Hung, Step: o.Step,
 		Log: func(s string) { fmt.Fprintln(o.Stderr, TextFor(o.Stderr, s)) },
 	})
+	if g.ready != nil {
+		// Who has retired stays ready until it is told to end.
+		err = errors.Join(err, g.ready.Close())
+	}
 	var refused *handover.RefusedError
 	switch {
 	case errors.As(err, &refused):
@@ -295,7 +299,11 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 	if own.slots, err = handover.NewSlots(); err != nil {
 		return explain(err)
 	}
-	g.parts = append(g.parts, own)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, own.close())
+		}
+	}()
 	types, err := kernelTypes(g.o)
 	if err != nil {
 		return err
@@ -364,6 +372,7 @@ func (g *generation) placeStruct(prog *plannedProgram, program *ebpf.Program, of
 		return fmt.Errorf("struct %s: it is not registered by a descriptor that could be handed over", name)
 	}
 	own.links, own.Links = fds, len(fds)
+	g.parts = append(g.parts, own)
 	return nil
 }
 
@@ -444,10 +453,9 @@ func (g *generation) Start(context.Context) (err error) {
 	if err := g.bring(p, spec, nil); err != nil {
 		return err
 	}
-	for i := range p.programs {
-		if err := g.place(&p.programs[i], nil); err != nil {
-			return err
-		}
+	err = attachAll(p.programs, func(prog *plannedProgram) error { return g.place(prog, nil) })
+	if err != nil {
+		return err
 	}
 	g.loaded()
 	return g.Resume()
@@ -546,12 +554,12 @@ func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (
 		return handover.Ready{}, nil, err
 	}
 	g.way = manifest.Exact
-	for i := range p.programs {
-		prog := &p.programs[i]
+	err = attachAll(p.programs, func(prog *plannedProgram) error {
 		g.way = worse(g.way, wayOf(prog))
-		if err := g.place(prog, offered); err != nil {
-			return handover.Ready{}, nil, err
-		}
+		return g.place(prog, offered)
+	})
+	if err != nil {
+		return handover.Ready{}, nil, err
 	}
 	g.brought.Parts, g.brought.Buffers = []handover.Part{}, []string{}
 	mine = []int{g.pkg}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -132,6 +133,7 @@ type member struct {
 	cancel   context.CancelFunc
 	done     chan error
 	gone     chan struct{}
+	ready    string // its socket
 }
 
 func startMember(t *testing.T, dir, version string, revision uint64, out *tallier) *member {
@@ -143,13 +145,14 @@ func startMember(t *testing.T, dir, version string, revision uint64, out *tallie
 func joinPackage(t *testing.T, o Options) *member {
 	t.Helper()
 	needRoot(t)
-	m := &member{done: make(chan error, 1), gone: make(chan struct{})}
+	m := &member{done: make(chan error, 1), gone: make(chan struct{}), ready: filepath.Join(t.TempDir(), "ready.sock")}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	t.Cleanup(func() {
 		cancel()
 		<-m.gone // what a test that failed left would be in the way of others
 	})
+	o.ReadySocket = m.ready
 	o.Stderr, o.Hung = &m.stderr, func(err error) { t.Errorf("hung: %v", err) }
 	o.Status = func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() }
 	go func() {
@@ -191,6 +194,9 @@ func (m *member) end(t *testing.T) {
 	m.cancel()
 	if err := <-m.done; err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("end: %v\n%s", err, m.stderr.String())
+	}
+	if _, err := os.Lstat(m.ready); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its socket for readiness is left: %v", err)
 	}
 }
 

@@ -118,7 +118,7 @@ func openRing(m *ebpf.Map, timeout time.Duration) (_ *ring, err error) {
 func (r *ring) next() (record []byte, lost uint64, err error) {
 	if len(r.held) > 0 {
 		record, r.held = r.held[0], r.held[1:]
-		r.heldBytes -= len(record)
+		r.heldBytes -= len(record) + heldCost
 		return record, 0, nil
 	}
 	for turn := 0; ; {
@@ -160,9 +160,14 @@ func (r *ring) next() (record []byte, lost uint64, err error) {
 const (
 	// holdPause is how often a ring is looked at that fills while nobody prints.
 	holdPause = time.Millisecond
-	// maxHeld is how many bytes are held in memory before the ring runs over.
-	maxHeld = 256 << 20
+	// heldCost is what a record takes beside its bytes: its place in the list, which
+	// grows to twice its length, and what the allocator rounds up.
+	heldCost = 64
 )
+
+// maxHeld is how many bytes of memory are held before the ring runs over. A Pod's
+// limit has that much above what its runner takes.
+var maxHeld = 32 << 20
 
 // hold waits until stop is closed, and takes records into memory whenever the ring
 // is more than half full. next must not have returned what is not released.
@@ -198,7 +203,7 @@ func (r *ring) hold(stop <-chan struct{}) error {
 		}
 		held := r.held
 		r.held = nil // else next would return them
-		for {
+		for r.heldBytes < maxHeld {
 			record, _, err := r.next()
 			if errors.Is(err, errDry) {
 				break
@@ -207,7 +212,7 @@ func (r *ring) hold(stop <-chan struct{}) error {
 				return err
 			}
 			held = append(held, bytes.Clone(record))
-			r.heldBytes += len(record)
+			r.heldBytes += len(record) + heldCost
 		}
 		r.held = held
 		r.release()

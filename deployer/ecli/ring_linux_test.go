@@ -272,6 +272,41 @@ func TestRingHolds(t *testing.T) {
 	}
 }
 
+// TestRingHoldsLittle: a Pod that took more memory than its limit would be killed,
+// and lose all that is held.
+func TestRingHoldsLittle(t *testing.T) {
+	most := maxHeld
+	maxHeld = 4096
+	t.Cleanup(func() { maxHeld = most })
+	f := newRingFiller(t, uint32(os.Getpagesize()), 0)
+	r := openTestRing(t, f.ring)
+	stop, held := make(chan struct{}), make(chan error, 1)
+	go func() { held <- r.hold(stop) }()
+	f.run(t, f.output, 192)
+	// A record takes 16 bytes of the ring, and holds 8.
+	eventually(t, "records are held", func() bool { return r.consumed.Load() > 0 })
+	close(stop)
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	if r.heldBytes > maxHeld+8+heldCost {
+		t.Errorf("%d bytes are held, of %d", r.heldBytes, maxHeld)
+	}
+	got, err := take(t, r)
+	if !errors.Is(err, errDry) || len(got) != 192 {
+		t.Fatalf("%d records, %v", len(got), err)
+	}
+	for i, n := range got {
+		if n != uint64(i) {
+			t.Fatalf("record %d where %d is next", n, i)
+		}
+	}
+	r.release()
+	if r.heldBytes != 0 {
+		t.Errorf("%d bytes are held", r.heldBytes)
+	}
+}
+
 func TestRingRefuses(t *testing.T) {
 	needRoot(t)
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 4096})
