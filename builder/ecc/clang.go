@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -113,6 +115,18 @@ func (c *compilation) overlay() (string, error) {
 	return name, os.WriteFile(name, text.Bytes(), 0o600)
 }
 
+// run is [run] that says at level debug what it runs, in upstream's words.
+func (c *compilation) run(ctx context.Context, env []string, name string, args ...string) ([]byte, error) {
+	if c.Log.Enabled(ctx, slog.LevelDebug) {
+		quoted := make([]string, len(args))
+		for i, arg := range args {
+			quoted[i] = strconv.Quote(arg)
+		}
+		c.Log.Debug(fmt.Sprintf("$ %q CommandArgs { inner: [%s] }", name, strings.Join(quoted, ", ")))
+	}
+	return run(ctx, env, name, args...)
+}
+
 // object compiles the source and returns the stripped object and the files that
 // clang read.
 //
@@ -143,12 +157,12 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 
 	object := filepath.Join(c.scratch, c.objectFile())
 	back = append(back, "-c", "-o", object)
-	messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+	messages, compileErr = c.run(ctx, toolEnv(), c.Clang, back...)
 	if compileErr == nil && bytes.Contains(messages, droppedDebugInfo) {
 		if dependencies, err = c.completeSources(ctx, bitcode); err != nil {
 			return nil, nil, err
 		}
-		messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+		messages, compileErr = c.run(ctx, toolEnv(), c.Clang, back...)
 	}
 	if err := c.toolFailed(c.Clang, compileErr); err != nil {
 		if isCompileError(err) {
@@ -162,7 +176,7 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 		return nil, nil, fmt.Errorf("compile %s: %s dropped the debug information, without which there is no BTF", c.Source, c.Clang)
 	}
 
-	messages, compileErr = run(ctx, toolEnv(), c.LLVMStrip, "-g", object)
+	messages, compileErr = c.run(ctx, toolEnv(), c.LLVMStrip, "-g", object)
 	c.print(messages)
 	if err := c.toolFailed(c.LLVMStrip, compileErr); err != nil {
 		return nil, nil, err
@@ -185,7 +199,7 @@ func (c *compilation) frontend(ctx context.Context, form, output string) (messag
 	deps := filepath.Join(c.scratch, "module.d")
 	headers := filepath.Join(c.scratch, "headers.txt")
 	args = append(args, "-MD", "-MT", "o", "-MF", deps, "-emit-llvm", form, "-o", output)
-	messages, compileErr = run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
+	messages, compileErr = c.run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
 	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
 		return nil, nil, nil, err
 	}
@@ -207,7 +221,7 @@ func (c *compilation) explainBackend(ctx context.Context, messages []byte) []byt
 		return c.userNames(messages)
 	}
 	front = slices.DeleteFunc(front, func(arg string) bool { return strings.HasPrefix(arg, prefixMapFlag) })
-	better, err := run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
+	better, err := c.run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
 	if isCompileError(c.toolFailed(c.Clang, err)) && len(better) > 0 {
 		return better
 	}
