@@ -43,7 +43,13 @@ func (c *Client) PlanDeploy(ctx context.Context, o DeployOptions) (*Plan, error)
 	if err != nil {
 		return nil, err
 	}
-	return plan(c.namespace, o, nodes, current)
+	var pods []corev1.Pod
+	if current != nil {
+		if pods, err = c.pods(ctx, o.Name); err != nil {
+			return nil, err
+		}
+	}
+	return plan(c.namespace, o, nodes, current, pods)
 }
 
 // checkOwner refuses to move a release to another repository.

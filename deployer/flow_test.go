@@ -56,7 +56,7 @@ func TestDeployAttach(t *testing.T) {
 	if moved := c.mustDeploy(t, "1.0.0", place(exec)); moved.Action != ActionUpdated || !slices.Equal(attached(), []manifest.Attach{exec}) {
 		t.Errorf("moved: %+v, attached to %v", moved, attached())
 	}
-	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestDeployUpgradeRollback(t *testing.T) {
 	if second.Action != ActionUpdated || second.Revision != 2 || second.Previous == nil || second.Previous.Tag != "1.0.0" {
 		t.Errorf("upgrade: %+v", second)
 	}
-	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +156,7 @@ func TestUpgradeFailsAndReturns(t *testing.T) {
 	if s.Finished || s.Ready != 2 || s.Updated != 0 || !has(s.Notes, "unfinished") {
 		t.Errorf("status %+v", s)
 	}
-	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

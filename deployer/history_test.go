@@ -153,7 +153,7 @@ func TestChooseRollback(t *testing.T) {
 				setRunner(&p, nil)
 				pods = append(pods, p)
 			}
-			p, err := planRollback(releaseOf(tt.revs...), pods, nodes, tt.to)
+			p, err := planRollback(releaseOf(tt.revs...), pods, nodes, tt.to, false)
 			if tt.kind != 0 {
 				wantKind(t, err, tt.kind)
 				return
@@ -173,7 +173,7 @@ func TestChooseRollback(t *testing.T) {
 
 func TestRollbackKeepsUnavailable(t *testing.T) {
 	r := releaseOf(rev{number: 1, id: 1, tag: "a", outcome: "ready"}, rev{number: 2, id: 2, tag: "b", exclusive: "count"})
-	p, err := planRollback(r, nil, []Node{testNode("n")}, "1")
+	p, err := planRollback(r, nil, []Node{testNode("n")}, "1", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,9 @@ const (
 	labelManagedBy = "app.kubernetes.io/managed-by"
 	labelRelease   = "ebpm.io/release"
 
+	// labelGeneration is Kubernetes': that of the template a Pod was made from.
+	labelGeneration = "pod-template-generation"
+
 	managedBy = "ebpm"
 )
 
@@ -22,6 +25,8 @@ const (
 	annotationColumns   = "ebpm.io/columns"   // JSON list
 	annotationExclusive = "ebpm.io/exclusive" // the program that cannot run beside its successor
 	annotationPrograms  = "ebpm.io/programs"  // those of the object, []manifest.ProgramStatus as JSON
+	annotationMoves     = "ebpm.io/moves"     // how programs move, manifest.Move by program as JSON
+	annotationState     = "ebpm.io/state"     // layouts of maps that are carried over, by architecture and name as JSON
 	annotationPlan      = "ebpm.io/plan"      // hash of the plan
 
 	// The move that made the revision. A plan does not have these.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ebpm/ebpm/manifest"
+	"github.com/google/go-cmp/cmp"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -394,6 +395,54 @@ func TestStatusRecords(t *testing.T) {
 	}
 	if n := s.Nodes[1]; len(n.Programs) != 1 || n.Programs[0].Name != "on_fork" || n.Recorded != nil || !has(s.Notes, "whether events were lost is not known") {
 		t.Errorf("node2: %+v, notes %q", n, s.Notes)
+	}
+}
+
+// A standby said long ago that it took over, and not so long ago that it handed
+// over; what it printed in between is not read.
+func TestStatusOfStandby(t *testing.T) {
+	c := newTestCluster(t, "node1", "node2")
+	c.mustDeploy(t, "1.0.0")
+	standby := c.podNames(t)["node1"]
+	c.takeOver(t, "1.1.0")
+	record := func(event, at, role, more string) string {
+		return `{"ebpm.io/status":{"event":"` + event + `","time":"2026-03-01T12:00:` + at + `Z","handover":{"role":"` + role + `"` + more + `}}}` + "\n"
+	}
+	taken := record("attached", "01", "current", "")
+	handed := record("moved", "09", "standby", "")
+	took := record("moved", "09", "current", `,"way":"near exact","milliseconds":17.5,"carried":["seen"],"reset":["counts"]`)
+	c.openLog = func(_ context.Context, pod string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+		text := took
+		switch {
+		case pod == standby && o.TailLines != nil:
+			text = taken + "{\"pid\":1}\n" + handed
+		case pod == standby && o.SinceSeconds == nil:
+			text = taken + "{\"pid\":1}\n"
+		case o.SinceSeconds != nil:
+			text = ""
+		case o.TailLines != nil:
+			text = "{\"pid\":2}\n" + record("lost", "08", "stale", "") // older than what was read
+		}
+		return io.NopCloser(strings.NewReader(text)), nil
+	}
+	s, err := c.Status(t.Context(), "opensnoop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]*manifest.Handover{
+		"1.0.0": {Role: manifest.RoleStandby},
+		"1.1.0": {Role: manifest.RoleCurrent, Way: manifest.NearExact, Milliseconds: 17.5, Carried: []string{"seen"}, Reset: []string{"counts"}},
+	}
+	for _, n := range s.Nodes {
+		if n.Node == "node1" {
+			if diff := cmp.Diff(want[n.Tag], n.Handover); diff != "" {
+				t.Errorf("instance of %s (-want +got):\n%s", n.Tag, diff)
+			}
+			delete(want, n.Tag)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not seen: %v, nodes %+v", want, s.Nodes)
 	}
 }
 

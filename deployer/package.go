@@ -4,6 +4,7 @@ package deployer
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -101,6 +102,43 @@ func (p *Package) exclusive() string {
 		}
 	}
 	return ""
+}
+
+// handsOver reports whether instances gain by handing over to each other.
+func (p *Package) handsOver() bool {
+	return !slices.ContainsFunc(p.Platforms, func(p PlatformPackage) bool { return !p.Object.HandsOver() })
+}
+
+// moves returns how each program moves; where platforms differ, the last one's.
+func (p *Package) moves() map[string]manifest.Move {
+	all := map[string]manifest.Move{}
+	for _, platform := range p.Platforms {
+		maps.Copy(all, platform.Object.Moves())
+	}
+	return all
+}
+
+// carry returns which maps the author wants to be carried over. It is one word
+// for all platforms: they were built from one ebpm.yaml.
+func (p *Package) carry() manifest.Carry { return p.Platforms[0].Config.Carry }
+
+// state returns the layouts of the maps that are carried over, by architecture
+// and name, each short: they tell apart what the runner compares in full.
+func (p *Package) state() (map[string]map[string]string, error) {
+	const short = 16
+	all := map[string]map[string]string{}
+	for _, platform := range p.Platforms {
+		states, err := manifest.StateMaps(platform.Object.Spec, p.carry())
+		if err != nil {
+			return nil, manifest.WithKind(manifest.KindUnverified, fmt.Errorf("package for %s: %w", platform.Platform, err), "")
+		}
+		layouts := map[string]string{}
+		for _, s := range states {
+			layouts[s.Name] = s.Layout[:short]
+		}
+		all[platform.Platform.Architecture] = layouts
+	}
+	return all, nil
 }
 
 // onInterface reports whether a program is attached to a network interface.

@@ -70,6 +70,9 @@ type DeployOptions struct {
 	// IgnoreRequirements deploys also onto kernels that the package's author
 	// excludes.
 	IgnoreRequirements bool
+	// ResetState lets maps start empty whose layout changed; else such an upgrade
+	// is refused.
+	ResetState bool
 }
 
 // Plan is a release as it is to be. Making one changes nothing.
@@ -115,8 +118,8 @@ func (p *Plan) YAML() ([]byte, error) {
 }
 
 // plan makes a Plan from options, the nodes of the cluster and the release as
-// it is (nil when there is none). It is pure.
-func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*Plan, error) {
+// it is (nil when there is none) with its Pods. It is pure.
+func plan(namespace string, o DeployOptions, nodes []Node, current *release, pods []corev1.Pod) (*Plan, error) {
 	ref := o.Package.Reference
 	if ref.Scheme != manifest.SchemeRegistry {
 		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("deploy %s: nodes pull from a registry, not from a layout on this machine", ref), "Push it first: ebpm push.")
@@ -128,7 +131,7 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 		return nil, manifest.WithKind(manifest.KindUsage, fmt.Errorf("deploy %s: the image of the runner is not known", ref), "Name it with --image or EBPM_IMAGE.")
 	}
 	p := &Plan{Reference: ref, Action: ActionCreated, registries: o.Registries.forRegistry(ref.Registry), current: current}
-	in := podInput{pkg: o.Package, args: o.Args, netInterface: o.Interface, image: o.Image, pullSecret: o.PullSecret}
+	in := podInput{namespace: namespace, release: o.Name, pkg: o.Package, args: o.Args, netInterface: o.Interface, image: o.Image, pullSecret: o.PullSecret}
 	keptTargets := false
 	switch {
 	case o.Targets != nil:
@@ -177,7 +180,9 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 	if p.Hash, err = hashTemplate(template); err != nil {
 		return nil, err
 	}
-	template.Annotations = p.annotations(in)
+	if template.Annotations, err = p.annotations(in); err != nil {
+		return nil, err
+	}
 	p.DaemonSet = &appsv1.DaemonSet{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "apps/v1", Kind: "DaemonSet"},
 		ObjectMeta: metav1.ObjectMeta{Name: o.Name, Namespace: namespace, Labels: labels},
@@ -188,15 +193,23 @@ func plan(namespace string, o DeployOptions, nodes []Node, current *release) (*P
 			RevisionHistoryLimit: new(int32(revisionHistoryLimit)),
 		},
 	}
-	exclusive := o.Package.exclusive()
-	if current != nil {
-		exclusive = current.exclusiveWith(exclusive)
-		p.compare(in)
+	next := version{"the new version", readMove(template.Annotations), &p.DaemonSet.Spec.Template.Spec}
+	e := current.exclusiveIn(next, in.nodes)
+	p.DaemonSet.Spec.UpdateStrategy = strategy(in.nodes, e)
+	if current == nil {
+		return p, nil
 	}
-	p.DaemonSet.Spec.UpdateStrategy = strategy(in.nodes, exclusive)
-	if p.Action == ActionUpdated {
-		p.Notes = append(p.Notes, rolloutNote(exclusive))
+	u := upgradeFrom(current.running(pods), next, in.nodes, e)
+	reset := o.ResetState && u.mayReset()
+	setReset(next.spec, reset)
+	p.compare(in, reset)
+	if p.Action == ActionUnchanged {
+		return p, nil
 	}
+	if len(u.reset) > 0 && !o.ResetState {
+		return nil, u.refuse(o.Name, "deploy")
+	}
+	p.Notes = append(p.Notes, u.notes...)
 	return p, nil
 }
 
@@ -237,13 +250,6 @@ func quoteAttach(attach []manifest.Attach) string {
 		words = append(words, fmt.Sprintf("%q", a.String()))
 	}
 	return strings.Join(words, " ")
-}
-
-func rolloutNote(exclusive string) string {
-	if exclusive != "" {
-		return fmt.Sprintf("The kernel gives the hook of program %s to one program at a time: on each node the old instance ends before the new one starts, and events in between are not seen.", exclusive)
-	}
-	return "On each node old and new instance both live for a moment, in which events are seen twice."
 }
 
 // checkImage refuses nodes for whose architecture there is no runner, which would
@@ -338,7 +344,7 @@ func hashTemplate(template corev1.PodTemplateSpec) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func (p *Plan) annotations(in podInput) map[string]string {
+func (p *Plan) annotations(in podInput) (map[string]string, error) {
 	first := in.pkg.Platforms[0]
 	programs := []manifest.ProgramStatus{}
 	for _, program := range first.Object.Programs {
@@ -364,10 +370,16 @@ func (p *Plan) annotations(in podInput) map[string]string {
 	if name := in.pkg.exclusive(); name != "" {
 		a[annotationExclusive] = name
 	}
-	return a
+	state, err := in.pkg.state()
+	if err != nil {
+		return nil, err
+	}
+	a[annotationState] = encode(state)
+	a[annotationMoves] = encode(in.pkg.moves())
+	return a, nil
 }
 
-// encode returns a value of strings and bools as JSON.
+// encode returns a value of strings, bools, lists and maps as JSON.
 func encode(value any) string {
 	b, err := json.Marshal(value)
 	if err != nil {
@@ -377,10 +389,10 @@ func encode(value any) string {
 }
 
 // strategy returns how a rollout goes: the new instance beside the old one, on
-// a quarter of the nodes at a time, or, where an exclusive program forbids that,
-// after it, on one node at a time. Kubernetes counts nodes that were down before
+// a quarter of the nodes at a time, or, where an exclusive program that is not
+// handed over forbids that, after it, on one node at a time. Kubernetes counts nodes that were down before
 // against the bound, so they are added to it.
-func strategy(nodes []Node, exclusive string) appsv1.DaemonSetUpdateStrategy {
+func strategy(nodes []Node, e exclusive) appsv1.DaemonSetUpdateStrategy {
 	down := 0
 	for _, n := range nodes {
 		if !n.Ready {
@@ -391,17 +403,18 @@ func strategy(nodes []Node, exclusive string) appsv1.DaemonSetUpdateStrategy {
 		MaxSurge:       new(intstr.FromInt32(int32((len(nodes)+3)/4 + down))),
 		MaxUnavailable: new(intstr.FromInt32(0)),
 	}
-	if exclusive != "" {
+	if e.program != "" {
 		rolling.MaxSurge = new(intstr.FromInt32(0))
 		rolling.MaxUnavailable = new(intstr.FromInt32(int32(1 + down)))
 	}
 	return appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: rolling}
 }
 
-// compare sets Action and Changes against the release as it is.
-func (p *Plan) compare(in podInput) {
+// compare sets Action and Changes against the release as it is. An instance that
+// waits for the permission to reset is another one once it has it.
+func (p *Plan) compare(in podInput, reset bool) {
 	was := p.current.move
-	if was.Plan == p.Hash && !p.current.edited() {
+	if was.Plan == p.Hash && !p.current.edited() && (!reset || p.current.version().resets()) {
 		p.Action = ActionUnchanged
 		if was.Tag != p.Reference.Tag {
 			p.Notes = append(p.Notes, fmt.Sprintf("%s is the digest that runs already, deployed as %q.", p.Reference, was.Tag))

@@ -24,7 +24,7 @@ func mustPlan(t *testing.T, o DeployOptions, nodes []Node, current *release) *Pl
 	if o.Name == "" {
 		o.Name = "opensnoop"
 	}
-	p, err := plan("ebpm", o, nodes, current)
+	p, err := plan("ebpm", o, nodes, current, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,8 +196,8 @@ func TestPlanMoves(t *testing.T) {
 		if !m.Targets.Equal(Targets{Nodes: []string{"node1"}}) || !slices.Equal(m.Args, []string{"-p", "1"}) || pullSecretOf(&p.DaemonSet.Spec.Template.Spec) != "team" {
 			t.Errorf("not kept: %+v", m)
 		}
-		if !slices.ContainsFunc(p.Notes, func(n string) bool { return strings.Contains(n, "seen twice") }) {
-			t.Errorf("notes do not say that events double: %q", p.Notes)
+		if !has(p.Notes, "no event is lost or seen twice: on_fork") {
+			t.Errorf("notes do not say how programs move: %q", p.Notes)
 		}
 	})
 	t.Run("an empty list clears the arguments", func(t *testing.T) {
@@ -286,10 +286,10 @@ func TestPlanMovesAttach(t *testing.T) {
 	})
 	t.Run("a program that the new package lacks", func(t *testing.T) {
 		o := DeployOptions{Name: "calls", Image: testImage, Package: testPackage(t, "event-one", "calls", "2.0.0")}
-		_, err := plan("ebpm", o, nodes, current)
+		_, err := plan("ebpm", o, nodes, current, nil)
 		wantKind(t, err, manifest.KindUsage, "no program on_call", `The release had "on_call=pid=6"`, "--attach on_call= takes that away")
 		o.Attach = []manifest.Attach{{Program: "on_call"}, {Program: "on_return"}}
-		if _, err := plan("ebpm", o, nodes, current); err != nil {
+		if _, err := plan("ebpm", o, nodes, current, nil); err != nil {
 			t.Error(err)
 		}
 	})
@@ -325,7 +325,7 @@ func TestPlanRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.o.Name, tt.o.Image = "opensnoop", testImage
-			_, err := plan("ebpm", tt.o, tt.nodes, nil)
+			_, err := plan("ebpm", tt.o, tt.nodes, nil, nil)
 			if err == nil || manifest.KindOf(err) != tt.kind || !strings.Contains(err.Error()+manifest.AdviceOf(err), tt.text) {
 				t.Errorf("error %v (kind %d, advice %q), want kind %d and %q", err, manifest.KindOf(err), manifest.AdviceOf(err), tt.kind, tt.text)
 			}
@@ -444,7 +444,7 @@ func TestStrategy(t *testing.T) {
 		{7, 1, "prog", 0, 2},
 	}
 	for _, tt := range tests {
-		s := strategy(nodes(tt.up, tt.down), tt.exclusive)
+		s := strategy(nodes(tt.up, tt.down), exclusive{program: tt.exclusive})
 		if s.Type != appsv1.RollingUpdateDaemonSetStrategyType || s.RollingUpdate.MaxSurge.IntValue() != tt.surge || s.RollingUpdate.MaxUnavailable.IntValue() != tt.unavailable {
 			t.Errorf("%+v: surge %s, unavailable %s", tt, s.RollingUpdate.MaxSurge, s.RollingUpdate.MaxUnavailable)
 		}
@@ -484,7 +484,7 @@ func TestPodRights(t *testing.T) {
 					}
 				}
 				for _, m := range c.VolumeMounts {
-					if c.Name == containerRun && m.Name != "run" && !m.ReadOnly {
+					if c.Name == containerRun && m.Name != "run" && m.Name != "handover" && !m.ReadOnly {
 						t.Errorf("%s: the runner can write %s", file, m.MountPath)
 					}
 					if c.Name == containerRun && m.Name == "store" {

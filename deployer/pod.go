@@ -5,6 +5,7 @@ package deployer
 import (
 	"fmt"
 	"math"
+	"path"
 	"slices"
 	"strings"
 
@@ -22,7 +23,18 @@ const (
 	pathStore      = "/var/lib/ebpm/store"
 	pathNodeConfig = "/etc/ebpm"
 	pathRegistry   = "/run/ebpm-registry"
+	pathHandover   = "/handover"
 )
+
+// pathInstances is the folder of a node under which the instances of a release
+// meet, in NAMESPACE/RELEASE. It does not outlive the node's boot, as nothing of
+// an instance does.
+const pathInstances = "/run/ebpm"
+
+// startSeconds bounds the start of an instance that hands over. It ends itself
+// when it has not taken over within 60 s, and says why; this is for one that does
+// not get so far.
+const startSeconds = 90
 
 // Memory, in bytes. Request and limit are equal, so that an instance never
 // takes what other Pods were promised, nor is ended for what they take.
@@ -44,6 +56,8 @@ const (
 
 // podInput is what a Pod is made of.
 type podInput struct {
+	namespace    string
+	release      string
 	pkg          *Package
 	targets      Targets
 	nodes        []Node // those that match now
@@ -252,6 +266,19 @@ func podSpec(in podInput) (corev1.PodSpec, error) {
 		}
 		run.VolumeMounts = append(run.VolumeMounts, mount)
 		volumes = append(volumes, hostPath(mount.Name, m.HostPath, corev1.HostPathDirectory))
+	}
+	if in.pkg.handsOver() {
+		volumes = append(volumes, hostPath("handover", path.Join(pathInstances, in.namespace, in.release), corev1.HostPathDirectoryOrCreate))
+		run.VolumeMounts = append(run.VolumeMounts, corev1.VolumeMount{Name: "handover", MountPath: pathHandover})
+		run.Env = append(run.Env, corev1.EnvVar{Name: "EBPM_REVISION", ValueFrom: &corev1.EnvVarSource{
+			// It rises with each change of the template, also with one that goes back.
+			FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['" + labelGeneration + "']"},
+		}})
+		run.Command = append(run.Command, flagHandover, pathHandover)
+		for _, word := range in.pkg.carry().Words() {
+			run.Command = append(run.Command, "--carry", literal(word))
+		}
+		run.StartupProbe = readyProbe(1, startSeconds)
 	}
 	for _, a := range in.attach {
 		run.Command = append(run.Command, "--attach", literal(a.String()))

@@ -89,7 +89,7 @@ func TestRBAC(t *testing.T) {
 	if _, err := c.deploy(t, "1.1.0", plain("registry.example")); err == nil {
 		t.Fatal("the upgrade did not fail")
 	}
-	p, err := c.PlanRollback(t.Context(), "opensnoop", "")
+	p, err := c.PlanRollback(t.Context(), "opensnoop", "", false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,12 @@ type move struct {
 	Programs               []manifest.ProgramStatus
 	Attach                 []manifest.Attach
 	Interface, Exclusive   string
-	Plan                   string
+	// Moves are how programs move where instances hand over.
+	Moves map[string]manifest.Move
+	// State are the layouts of the maps that are carried over, by architecture and
+	// name. An architecture that is not in it is not known.
+	State map[string]map[string]string
+	Plan  string
 	// ID orders moves: microseconds since 1970, made larger where clocks differ.
 	// It is 0 in a template that ebpm did not write.
 	ID                    int64
@@ -55,6 +60,8 @@ func readMove(annotations map[string]string) move {
 	_ = json.Unmarshal([]byte(annotations[annotationAttach]), &m.Attach)
 	_ = json.Unmarshal([]byte(annotations[annotationColumns]), &m.Columns)
 	_ = json.Unmarshal([]byte(annotations[annotationPrograms]), &m.Programs)
+	_ = json.Unmarshal([]byte(annotations[annotationMoves]), &m.Moves)
+	_ = json.Unmarshal([]byte(annotations[annotationState]), &m.State)
 	m.ID, _ = strconv.ParseInt(annotations[annotationID], 10, 64)
 	m.Time, _ = time.Parse(time.RFC3339, annotations[annotationTime])
 	return m
@@ -204,21 +211,6 @@ func (r *release) original(id int64) *revision {
 func (r *release) edited() bool {
 	first := r.original(r.move.ID)
 	return first != nil && !equality.Semantic.DeepEqual(first.template.Spec, r.ds.Spec.Template.Spec)
-}
-
-// exclusiveWith returns a program, of the plan or of a kept revision, that
-// cannot run beside its successor. kubectl rollout undo restores a template and
-// keeps the strategy, so the strategy must suit every kept revision.
-func (r *release) exclusiveWith(name string) string {
-	for _, rev := range r.revisions {
-		if name == "" {
-			name = rev.move.Exclusive
-		}
-	}
-	if name == "" {
-		name = r.move.Exclusive
-	}
-	return name
 }
 
 // nextID returns an id larger than that of every kept revision.

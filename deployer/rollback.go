@@ -30,15 +30,17 @@ type RollbackPlan struct {
 
 	current  *release
 	to       *revision
+	template *corev1.PodTemplateSpec
 	strategy appsv1.DaemonSetUpdateStrategy
 }
 
 // PlanRollback finds the revision that a rollback goes to: to is a revision's
 // number, a tag or a digest (or the start of one); "" is the newest earlier
 // revision that was ready everywhere and whose digest or arguments differ, or,
-// while a rollout is unfinished, the one that the other nodes still run. It
-// writes nothing.
-func (c *Client) PlanRollback(ctx context.Context, name, to string) (*RollbackPlan, error) {
+// while a rollout is unfinished, the one that the other nodes still run. reset
+// lets maps start empty whose layout differs; else such a rollback is refused,
+// with [manifest.KindConflict]. It writes nothing.
+func (c *Client) PlanRollback(ctx context.Context, name, to string, reset bool) (*RollbackPlan, error) {
 	r, err := c.get(ctx, name)
 	if err != nil {
 		return nil, err
@@ -54,11 +56,11 @@ func (c *Client) PlanRollback(ctx context.Context, name, to string) (*RollbackPl
 	if err != nil {
 		return nil, err
 	}
-	return planRollback(r, pods, nodes, to)
+	return planRollback(r, pods, nodes, to, reset)
 }
 
 // planRollback is the pure part of PlanRollback.
-func planRollback(r *release, pods []corev1.Pod, nodes []Node, to string) (*RollbackPlan, error) {
+func planRollback(r *release, pods []corev1.Pod, nodes []Node, to string, reset bool) (*RollbackPlan, error) {
 	name := r.ds.Name
 	p := &RollbackPlan{Name: name, From: r.state(), Action: ActionRolledBack, current: r}
 	still := stillRuns(r, pods, nodes)
@@ -83,13 +85,51 @@ func planRollback(r *release, pods []corev1.Pod, nodes []Node, to string) (*Roll
 		p.Action = ActionUnchanged
 		return p, nil
 	}
-	exclusive := r.exclusiveWith("")
-	p.strategy = strategy(matching(p.to.template.Spec.Affinity, nodes), exclusive)
-	p.Notes = append(p.Notes, rolloutNote(exclusive))
+	p.template = p.to.template.DeepCopy()
+	targets := matching(p.template.Spec.Affinity, nodes)
+	back := p.to.version()
+	e := r.exclusiveIn(back, targets)
+	p.strategy = strategy(targets, e)
+	leaving := pods
+	if p.Returns {
+		// Where an instance of it still lives, it goes on with what it has.
+		if leaving = movedAway(p.to, pods); len(leaving) == 0 {
+			p.Notes = append(p.Notes, "On each node an instance of that revision still lives, and goes on.")
+			return p, nil
+		}
+	}
+	u := upgradeFrom(r.running(leaving), back, targets, e)
+	if len(u.reset) > 0 && !reset {
+		return nil, u.refuse(name, "rollback "+name)
+	}
+	// The permission is that of one move. A template that comes back as it was is
+	// changed only where it has to have it.
+	if reset = reset && u.mayReset(); !p.Returns || reset && !back.resets() {
+		p.Returns = false
+		setReset(&p.template.Spec, reset)
+	}
+	p.Notes = append(p.Notes, u.notes...)
 	if was := p.to.move.Targets; !was.Equal(r.move.Targets) {
 		p.Notes = append(p.Notes, fmt.Sprintf("The targets of that revision come back too: %s.", was))
 	}
 	return p, nil
+}
+
+// movedAway returns the Pods on nodes where no instance of rev lives any more.
+func movedAway(rev *revision, pods []corev1.Pod) []corev1.Pod {
+	still := map[string]bool{}
+	for i := range pods {
+		if pods[i].DeletionTimestamp == nil && hashOf(&pods[i]) == rev.hash {
+			still[nodeNameOf(&pods[i])] = true
+		}
+	}
+	var moved []corev1.Pod
+	for _, pod := range pods {
+		if !still[nodeNameOf(&pod)] {
+			moved = append(moved, pod)
+		}
+	}
+	return moved
 }
 
 // stillRuns returns the revision that nodes still run because the rollout away
@@ -210,7 +250,7 @@ func (c *Client) Rollback(ctx context.Context, p *RollbackPlan, o RolloutOptions
 	result.Previous = &p.From
 	c.recordLeft(ctx, p.current, result)
 	user := c.user(ctx)
-	template := p.to.template.DeepCopy()
+	template := p.template
 	id := p.to.move.ID
 	if !p.Returns {
 		id = p.current.nextID(c.now())

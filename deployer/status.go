@@ -85,6 +85,9 @@ type InstanceStatus struct {
 	// Lost and Malformed count events since the start of the runner, by map.
 	Lost      map[string]uint64 `json:"lost,omitempty"`
 	Malformed map[string]uint64 `json:"malformed,omitempty"`
+	// Handover is the instance's part beside others of its release on the node; nil
+	// where it takes none, or its log does not say it any more.
+	Handover *manifest.Handover `json:"handover,omitempty"`
 }
 
 // List returns the releases of the namespace, sorted by name.
@@ -221,6 +224,12 @@ func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 	}
 	s.Notes = notesOf(r, s.Summary)
 	s.Nodes = make([]InstanceStatus, len(s.Instances))
+	beside := map[string]int{}
+	for _, in := range s.Instances {
+		if in.Since != nil {
+			beside[in.Node]++
+		}
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(16)
 	for i, in := range s.Instances {
@@ -229,7 +238,7 @@ func (c *Client) Status(ctx context.Context, name string) (*Status, error) {
 			continue
 		}
 		g.Go(func() error {
-			err := c.readStatus(gctx, &s.Nodes[i])
+			err := c.readStatus(gctx, &s.Nodes[i], beside[in.Node] > 1)
 			switch {
 			case err == nil:
 				return nil
@@ -312,9 +321,10 @@ func sortedKeys[V any](m map[string]V) []string {
 // its start, and those of the last half minute, in which one that loses events
 // says so. Between them are the events, of which there may be any number, so
 // neither end is read beyond a bound, nor waited for: a kubelet that is gone
-// answers nothing.
-func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
-	const headBytes, recentSeconds, recentBytes = 64 << 10, 30, 32 << 20
+// answers nothing. Where it is one of several on its node it may have handed over
+// at any time; as it prints nothing after that, the end of its log says so.
+func (c *Client) readStatus(ctx context.Context, in *InstanceStatus, ofSeveral bool) error {
+	const headBytes, tailLines, recentSeconds, recentBytes = 64 << 10, 20, 30, 32 << 20
 	read := func(o corev1.PodLogOptions) error {
 		o.Container = containerRun
 		timed, stop := context.WithTimeoutCause(ctx, c.logTimeout, fmt.Errorf("no answer for %s", c.logTimeout))
@@ -347,11 +357,22 @@ func (c *Client) readStatus(ctx context.Context, in *InstanceStatus) error {
 	if err := read(corev1.PodLogOptions{LimitBytes: new(int64(headBytes))}); err != nil {
 		return err
 	}
+	if ofSeveral {
+		if err := read(corev1.PodLogOptions{TailLines: new(int64(tailLines)), LimitBytes: new(int64(recentBytes))}); err != nil {
+			return err
+		}
+	}
 	return read(corev1.PodLogOptions{SinceSeconds: new(int64(recentSeconds)), LimitBytes: new(int64(recentBytes))})
 }
 
-// take adds a record, which is never older than those before it.
+// take adds a record. What is read last may begin before what was read first ends.
 func (in *InstanceStatus) take(s manifest.Status) {
+	if in.Recorded != nil && s.Time.Before(*in.Recorded) {
+		return
+	}
+	if s.Handover != nil {
+		in.Handover = s.Handover
+	}
 	if s.Kernel != "" {
 		in.Kernel = s.Kernel
 	}

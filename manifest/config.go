@@ -19,7 +19,9 @@ type Config struct {
 	License     string   `json:"license,omitempty"`
 	Platform    Platform `json:"platform"`
 	// Requires is what the author asks for beyond Needs.
-	Requires   *Requires   `json:"requires,omitempty"`
+	Requires *Requires `json:"requires,omitempty"`
+	// Carry is what the author asks to be carried over in an upgrade.
+	Carry      Carry       `json:"carry,omitzero"`
 	Programs   []Program   `json:"programs"`
 	Maps       []Map       `json:"maps"`
 	Parameters []Parameter `json:"parameters"`
@@ -99,6 +101,9 @@ func NewConfig(spec *Spec, platform Platform, p *Package, build BuildFacts) (*Co
 	if err != nil {
 		return nil, err
 	}
+	if _, err := StateMaps(object.Spec, spec.Carry); err != nil {
+		return nil, WithKind(KindUsage, fmt.Errorf("`carry` of %s: %w", SpecFile, err), "The maps of the object: "+strings.Join(mapNames(object), ", ")+".")
+	}
 	return &Config{
 		Name:        spec.Name,
 		Version:     spec.Version,
@@ -106,6 +111,7 @@ func NewConfig(spec *Spec, platform Platform, p *Package, build BuildFacts) (*Co
 		License:     spec.License,
 		Platform:    platform,
 		Requires:    spec.Requires,
+		Carry:       spec.Carry,
 		Programs:    object.Programs,
 		Maps:        object.Maps,
 		Parameters:  p.Meta.Parameters(),
@@ -160,6 +166,14 @@ func (c *Config) Verify(p *Package) error {
 		return differ("features", said, is)
 	}
 	return nil
+}
+
+func mapNames(o *Object) []string {
+	var names []string
+	for _, m := range o.Maps {
+		names = append(names, m.Name)
+	}
+	return names
 }
 
 func sectionsOf(programs []Program) []string {

@@ -153,6 +153,8 @@ func TestParseSpec(t *testing.T) {
 		"files: ['a/../../b']":       "leaves the source folder",
 		"name: [":                    "parse ebpm.yaml",
 		"name: a\nname: b":           "already set",
+		"carry: some":                `wanted "all" or a list of maps`,
+		"carry: {all: true}":         `wanted "all" or a list of maps`,
 	} {
 		if _, err := ParseSpec([]byte(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("ParseSpec(%q): error %v, want one with %q", in, err, want)

@@ -469,14 +469,21 @@ func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Need
 // program at a time, or "". Such a program cannot run beside its successor.
 func (o *Object) Exclusive() string {
 	for _, name := range slices.Sorted(maps.Keys(o.Spec.Programs)) {
-		switch o.Spec.Programs[name].Type {
-		// An interface, a network namespace, a priority of netfilter, a name of a
-		// struct and a function have one.
-		case ebpf.XDP, ebpf.FlowDissector, ebpf.Netfilter, ebpf.StructOps, ebpf.Extension:
+		if exclusive(o.Spec.Programs[name]) {
 			return name
 		}
 	}
 	return ""
+}
+
+func exclusive(p *ebpf.ProgramSpec) bool {
+	switch p.Type {
+	// An interface, a network namespace, a priority of netfilter, a name of a
+	// struct and a function have one.
+	case ebpf.XDP, ebpf.FlowDissector, ebpf.Netfilter, ebpf.StructOps, ebpf.Extension:
+		return true
+	}
+	return false
 }
 
 // sortedKeys returns the keys of a set; never nil, so that JSON has a list.

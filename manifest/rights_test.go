@@ -383,6 +383,10 @@ func TestConfigVerify(t *testing.T) {
 	if err := fresh().Verify(p); err != nil {
 		t.Errorf("an honest config is refused: %v", err)
 	}
+	asking := &Spec{Name: "greeter", Carry: Carry{Maps: []string{"nothing"}}}
+	if _, err := NewConfig(asking, HostPlatform(), p, BuildFacts{}); KindOf(err) != KindUsage || !strings.Contains(err.Error(), "`carry` of ebpm.yaml: map nothing") {
+		t.Errorf("a map to be carried that does not exist: %v", err)
+	}
 	for name, lie := range map[string]func(*Config){
 		"fewer rights":  func(c *Config) { c.Needs.Rights.Capabilities = nil },
 		"more rights":   func(c *Config) { c.Needs.Rights.HostNetwork = true },

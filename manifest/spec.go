@@ -28,6 +28,9 @@ type Spec struct {
 	Requires *Requires `json:"requires,omitempty"`
 	// Files are further files for the source layer, relative to the folder.
 	Files []string `json:"files,omitempty"`
+	// Carry are the maps that outlive an instance in an upgrade, beside those that
+	// do anyway.
+	Carry Carry `json:"carry,omitzero"`
 }
 
 // Requires tightens what the object needs; it can never loosen it.

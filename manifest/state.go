@@ -5,6 +5,7 @@ package manifest
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,39 @@ type Carry struct {
 	All bool
 	// Maps are names.
 	Maps []string
+}
+
+// CarryAll is the word for all in ebpm.yaml and on a command line.
+const CarryAll = "all"
+
+// Words returns c as the words that set it: [CarryAll], or names of maps.
+func (c Carry) Words() []string {
+	if c.All {
+		return []string{CarryAll}
+	}
+	return c.Maps
+}
+
+// MarshalJSON returns "all" or the list of maps.
+func (c Carry) MarshalJSON() ([]byte, error) {
+	if c.All {
+		return json.Marshal(CarryAll)
+	}
+	return json.Marshal(c.Maps)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (c *Carry) UnmarshalJSON(data []byte) error {
+	*c = Carry{}
+	var word string
+	if json.Unmarshal(data, &word) == nil && word == CarryAll {
+		c.All = true
+		return nil
+	}
+	if err := json.Unmarshal(data, &c.Maps); err != nil {
+		return fmt.Errorf("carry: wanted %q or a list of maps, not %.40s", CarryAll, data)
+	}
+	return nil
 }
 
 func (c Carry) asks(name string) bool { return c.All || slices.Contains(c.Maps, name) }

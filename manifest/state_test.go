@@ -3,6 +3,7 @@
 package manifest
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
 
@@ -86,6 +87,34 @@ func TestStateMaps(t *testing.T) {
 		}
 		if (err != nil) != (tt.want == nil) || err == nil && !slices.Equal(got, tt.want) {
 			t.Errorf("%+v: %v, %v", tt.carry, got, err)
+		}
+	}
+}
+
+func TestCarryIsSpelled(t *testing.T) {
+	for in, want := range map[string]string{
+		"name: x":                "",
+		"carry: all":             `"all"`,
+		"carry: [counts, .bss]":  `["counts",".bss"]`,
+		"carry:\n- counts\n":     `["counts"]`,
+		"carry: []\nname: empty": `[]`,
+	} {
+		s, err := ParseSpec([]byte(in))
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+			continue
+		}
+		encoded, err := (&Config{Carry: s.Carry}).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(encoded, &fields); err != nil || string(fields["carry"]) != want {
+			t.Errorf("%q: %s, %v, want %s", in, fields["carry"], err, want)
+		}
+		back, err := DecodeConfig(encoded)
+		if err != nil || back.Carry.All != s.Carry.All || !slices.Equal(back.Carry.Words(), s.Carry.Words()) {
+			t.Errorf("%q: %+v, %v", in, back, err)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/Masterminds/semver/v3"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 )
@@ -60,4 +61,57 @@ func usesCgroupStorage(p *ebpf.ProgramSpec) bool {
 	return slices.ContainsFunc(p.Instructions, func(ins asm.Instruction) bool {
 		return ins.IsBuiltinCall() && asm.BuiltinFunc(ins.Constant) == asm.FnGetLocalStorage
 	})
+}
+
+// Move is how a program moves, and where.
+type Move struct {
+	Way Way `json:"way"`
+	// Since is the first kernel on which it is so; an older one has the naive way.
+	Since string `json:"since,omitempty"`
+}
+
+// On returns how the program moves on a kernel, whose release uname -r prints. Of
+// a release without a version it expects the best.
+func (m Move) On(release string) Way {
+	since, err := semver.NewVersion(m.Since)
+	if err != nil {
+		return m.Way // the naive way has no floor
+	}
+	if v, err := KernelVersion(release); err == nil && v.LessThan(since) {
+		return Naive
+	}
+	return m.Way
+}
+
+// Moves returns how each program of o moves.
+func (o *Object) Moves() map[string]Move {
+	moves := make(map[string]Move, len(o.Spec.Programs))
+	for name, p := range o.Spec.Programs {
+		m := Move{Way: WayOf(p)}
+		switch {
+		case m.Way == Naive:
+		case p.Type == ebpf.SchedCLS, p.Type == ebpf.SchedACT:
+			m.Since = "6.6" // tcx; a filter of netlink is bound to no descriptor
+		default:
+			m.Since = "5.15"
+		}
+		moves[name] = m
+	}
+	return moves
+}
+
+// HandsOver reports whether instances of o gain by handing over: some program
+// moves better than by the naive way, and none keeps its successor out until it
+// has ended.
+func (o *Object) HandsOver() bool {
+	better := false
+	for _, p := range o.Spec.Programs {
+		switch {
+		case WayOf(p) != Naive:
+			better = true
+		case exclusive(p):
+			return false
+		}
+	}
+	return better
 }

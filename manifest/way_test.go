@@ -3,6 +3,7 @@
 package manifest
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -33,6 +34,47 @@ func TestWayOf(t *testing.T) {
 	} {
 		if got := WayOf(&tt.spec); got != tt.want {
 			t.Errorf("%s %s: %s, want %s", tt.spec.Type, tt.spec.AttachType, got, tt.want)
+		}
+	}
+}
+
+func TestMoves(t *testing.T) {
+	iter := &ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter}
+	for _, tt := range []struct {
+		name     string
+		programs map[string]*ebpf.ProgramSpec
+		on       map[string]map[string]Way // by kernel
+		handsOver,
+		exclusive bool
+	}{
+		{"xdp and tc", map[string]*ebpf.ProgramSpec{"x": {Type: ebpf.XDP}, "t": {Type: ebpf.SchedCLS}}, map[string]map[string]Way{
+			"":                      {"x": Exact, "t": Exact},
+			"6.6.0":                 {"x": Exact, "t": Exact},
+			"6.1.0-18-cloud-amd64":  {"x": Exact, "t": Naive},
+			"5.15.0-rc1":            {"x": Exact, "t": Naive},
+			"5.14.21":               {"x": Naive, "t": Naive},
+			"a vendor's own number": {"x": Exact, "t": Exact},
+		}, true, true},
+		{"an iterator beside a sleepable one", map[string]*ebpf.ProgramSpec{"i": iter, "s": {Type: ebpf.LSM, Flags: 1 << 4}}, map[string]map[string]Way{
+			"6.1.0": {"i": Naive, "s": NearExact},
+			"5.4.0": {"i": Naive, "s": Naive},
+		}, true, false},
+		{"an iterator", map[string]*ebpf.ProgramSpec{"i": iter}, nil, false, false},
+		// The new one would wait for the end of the old one, and that for the new one.
+		{"one that cannot run beside its successor", map[string]*ebpf.ProgramSpec{"x": {Type: ebpf.XDP}, "ops": {Type: ebpf.StructOps}}, nil, false, true},
+	} {
+		o := &Object{Spec: &ebpf.CollectionSpec{Programs: tt.programs}}
+		if o.HandsOver() != tt.handsOver || (o.Exclusive() != "") != tt.exclusive {
+			t.Errorf("%s: hands over %t, exclusive %q", tt.name, o.HandsOver(), o.Exclusive())
+		}
+		for kernel, want := range tt.on {
+			got := map[string]Way{}
+			for name, m := range o.Moves() {
+				got[name] = m.On(kernel)
+			}
+			if !maps.Equal(got, want) {
+				t.Errorf("%s on %s: %v, want %v", tt.name, kernel, got, want)
+			}
 		}
 	}
 }

@@ -175,12 +175,13 @@ func flattenYAML(to *[]string, node *yaml.Node) {
 		}
 		*to = append(*to, end)
 	case yaml.ScalarNode:
-		switch node.Tag {
-		case "!!int", "!!float":
+		number := node.Tag == "!!int" || node.Tag == "!!float"
+		switch {
+		case number && !strings.Contains(node.Value, "_"):
 			*to = append(*to, "number")
-		case "!!null", "!!bool":
+		case node.Tag == "!!null" || node.Tag == "!!bool":
 			*to = append(*to, node.Value)
-		default: // a time is a string in YAML 1.2, and 1_000 too
+		default: // a time is a string in YAML 1.2, and 1_000 or 0_.41 too
 			*to = append(*to, "string "+node.Value)
 		}
 	}

@@ -20,6 +20,11 @@ import (
 	"github.com/ebpm/ebpm/registry"
 )
 
+// resetStateFlag allows a move to lose the content of maps.
+func resetStateFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "reset-state", Usage: "let maps start empty whose layout is another one than before"}
+}
+
 // contextFlags choose the cluster, as kubectl's flags of these names do.
 func contextFlags() []cli.Flag {
 	return []cli.Flag{
@@ -117,6 +122,7 @@ func (s *session) deployCommand() *cli.Command {
 			&cli.StringFlag{Name: "image", Usage: "the runner's container `IMAGE`, by digest", EnvVars: []string{"EBPM_IMAGE"}},
 			&cli.StringFlag{Name: "pull-secret", Usage: "the `SECRET` (dockerconfigjson) by which nodes pull the package"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "deploy also to kernels that the package says are too old"},
+			resetStateFlag(),
 			&cli.BoolFlag{Name: "keep-failed", Usage: "keep a first deploy that fails on every node"},
 			&cli.StringFlag{Name: "dry-run", Usage: "`MODE` client: print the DaemonSet (-o yaml) and change nothing"},
 			outputFlag(),
@@ -190,6 +196,7 @@ func (s *session) deploy(c *cli.Context) error {
 		PullSecret:         c.String("pull-secret"),
 		Registries:         nodeConfig,
 		IgnoreRequirements: c.Bool("ignore-requirements"),
+		ResetState:         c.Bool("reset-state"),
 	})
 	if err != nil {
 		return err

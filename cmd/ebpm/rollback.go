@@ -27,10 +27,11 @@ func (s *session) rollbackCommand() *cli.Command {
 			"moved since.",
 		Flags: append(clusterFlags(
 			&cli.StringFlag{Name: "to", Usage: "the `REVISION`, tag or digest to go back to"},
+			resetStateFlag(),
 			outputFlag(),
 		), rolloutFlags()...),
 		Action: s.release(func(c *cli.Context, cluster *deployer.Client, name string) error {
-			plan, err := cluster.PlanRollback(c.Context, name, c.String("to"))
+			plan, err := cluster.PlanRollback(c.Context, name, c.String("to"), c.Bool("reset-state"))
 			if err != nil {
 				return err
 			}

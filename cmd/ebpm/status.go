@@ -93,13 +93,13 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	r := result{
 		value: status,
 		names: []string{status.Name},
-		table: [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST"}},
-		wide:  [][]string{{"NODE", "STATE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST", "POD", "KERNEL", "TARGETS"}},
+		table: [][]string{{"NODE", "STATE", "ROLE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST", "MOVED", "MAPS"}},
+		wide:  [][]string{{"NODE", "STATE", "ROLE", "REVISION", "TAG", "RESTARTS", "AGE", "ATTACHED", "LOST", "MOVED", "MAPS", "POD", "KERNEL", "TARGETS"}},
 	}
 	for _, n := range status.Nodes {
 		row := []string{
-			n.Node, string(n.State), strconv.FormatInt(n.Revision, 10), n.Tag, strconv.Itoa(int(n.Restarts)), since(n.Since),
-			strconv.Itoa(len(targetsOf(n.Programs))) + " programs", counters(n),
+			n.Node, string(n.State), role(n), strconv.FormatInt(n.Revision, 10), n.Tag, strconv.Itoa(int(n.Restarts)), since(n.Since),
+			strconv.Itoa(len(targetsOf(n.Programs))) + " programs", counters(n), moved(n.Handover), carried(n.Handover),
 		}
 		r.table = append(r.table, row)
 		r.wide = append(r.wide, append(row[:len(row):len(row)], n.Pod, n.Kernel, attachedTo(n.Programs)))
@@ -137,6 +137,44 @@ func (s *session) printStatus(c *cli.Context, status *deployer.Status) error {
 	}
 	_, err := io.WriteString(s.out, manifest.TerminalText(b.String(), true))
 	return err
+}
+
+// role is an instance's among those on its node: "?" where the node's log does not
+// say it any more, "-" where it has none.
+func role(n deployer.InstanceStatus) string {
+	switch {
+	case n.Handover != nil:
+		return n.Handover.Role
+	case n.Recorded == nil && n.Since != nil:
+		return "?"
+	}
+	return "-"
+}
+
+// moved says how an instance took over, and in what time.
+func moved(h *manifest.Handover) string {
+	if h == nil || h.Way == "" {
+		return "-"
+	}
+	return fmt.Sprintf("%s, %.1f ms", h.Way, h.Milliseconds)
+}
+
+// carried says what became of the content of maps when an instance took over.
+func carried(h *manifest.Handover) string {
+	if h == nil {
+		return "-"
+	}
+	var words []string
+	if len(h.Carried) > 0 {
+		words = append(words, "carried "+strings.Join(h.Carried, ","))
+	}
+	if len(h.Reset) > 0 {
+		words = append(words, "RESET "+strings.Join(h.Reset, ","))
+	}
+	if len(words) == 0 {
+		return "-"
+	}
+	return strings.Join(words, "; ")
 }
 
 // targetsOf returns what each program is attached to, by its name.
