@@ -195,7 +195,6 @@ func TestCompile(t *testing.T) {
 		{"RUST_LOG of a module", []string{"a.bpf.c"}, "some::module", exitOK, "", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"verbose", []string{"-v", "a.bpf.c"}, "", exitOK, compiling +
 			"DEBUG [ecc_rs::bpf_compiler] $ \"clang\" CommandArgs { inner: [\"-g\", \"-O2\", \"-target\", \"bpf\", ...] }\n" +
-			"DEBUG [ecc_rs::bpf_compiler] $ \"clang\" CommandArgs { inner: [\"-g\", \"-O2\", \"-target\", \"bpf\", ...] }\n" +
 			"DEBUG [ecc_rs::bpf_compiler] $ \"llvm-strip\" CommandArgs { inner: [\"-g\", ...] }\n" +
 			packing + "package.json...\n", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"dash", []string{"--", "-dash.bpf.c"}, "off", exitOK, "", []string{"-dash.bpf.o", "-dash.skel.json", "package.json"}},

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -199,6 +200,12 @@ func (c *clsact) filters(parents ...uint32) ([]tcFilter, error) {
 	return all, nil
 }
 
+// routeAttrs reads the attributes of a message. The library counts on the padding of
+// the last one, which b may lack.
+func routeAttrs(b []byte) ([]syscall.NetlinkRouteAttr, error) {
+	return nl.ParseRouteAttr(append(slices.Clip(b), make([]byte, -len(b)&3)...))
+}
+
 func parseFilter(m []byte) (tcFilter, error) {
 	if len(m) < nl.SizeofTcMsg {
 		return tcFilter{}, io.ErrUnexpectedEOF
@@ -207,7 +214,7 @@ func parseFilter(m []byte) (tcFilter, error) {
 	f := tcFilter{FilterAttrs: netlink.FilterAttrs{LinkIndex: int(msg.Ifindex), Handle: msg.Handle, Parent: msg.Parent}}
 	f.Priority, f.Protocol = netlink.MajorMinor(msg.Info)
 	f.Protocol = nl.Swap16(f.Protocol)
-	attrs, err := nl.ParseRouteAttr(m[nl.SizeofTcMsg:])
+	attrs, err := routeAttrs(m[nl.SizeofTcMsg:])
 	if err != nil {
 		return f, err
 	}
@@ -228,7 +235,7 @@ func parseFilter(m []byte) (tcFilter, error) {
 	if f.kind != "bpf" {
 		return f, nil
 	}
-	if attrs, err = nl.ParseRouteAttr(options); err != nil {
+	if attrs, err = routeAttrs(options); err != nil {
 		return f, err
 	}
 	for _, a := range attrs {
@@ -348,7 +355,7 @@ func (s *netlinkSockets) ingressQdiscs() ([]tcQdisc, error) {
 			continue
 		}
 		msg := nl.DeserializeTcMsg(m)
-		attrs, err := nl.ParseRouteAttr(m[nl.SizeofTcMsg:])
+		attrs, err := routeAttrs(m[nl.SizeofTcMsg:])
 		if err != nil {
 			return nil, fmt.Errorf("list the queueing disciplines: %w", err)
 		}

@@ -136,6 +136,12 @@ type member struct {
 
 func startMember(t *testing.T, dir, version string, revision uint64, out *tallier) *member {
 	t.Helper()
+	return joinPackage(t, Options{Package: handoverPackage(t, version), JSON: true, Stdout: out, Handover: dir, Revision: revision})
+}
+
+// joinPackage starts an instance of a package that takes part in a release.
+func joinPackage(t *testing.T, o Options) *member {
+	t.Helper()
 	needRoot(t)
 	m := &member{done: make(chan error, 1), gone: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -144,11 +150,8 @@ func startMember(t *testing.T, dir, version string, revision uint64, out *tallie
 		cancel()
 		<-m.gone // what a test that failed left would be in the way of others
 	})
-	o := Options{
-		Package: handoverPackage(t, version), JSON: true, Stdout: out, Stderr: &m.stderr,
-		Handover: dir, Revision: revision, Hung: func(err error) { t.Errorf("hung: %v", err) },
-		Status: func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() },
-	}
+	o.Stderr, o.Hung = &m.stderr, func(err error) { t.Errorf("hung: %v", err) }
+	o.Status = func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() }
 	go func() {
 		defer close(m.gone)
 		m.done <- Run(ctx, o)
@@ -196,9 +199,14 @@ func TestHandover(t *testing.T) {
 	dir, out := t.TempDir(), newTallier()
 	first := startMember(t, dir, "v1", 1, out)
 	first.waitRole(t, manifest.RoleCurrent)
-	load := []*numberer{startNumberer(0, time.Millisecond), startNumberer(1, time.Millisecond)}
+	// A translated processor does less.
+	moves, pause := 10, time.Millisecond
+	if os.Getenv(vmEnv) != "" {
+		moves, pause = 4, 50*time.Millisecond
+	}
+	load := []*numberer{startNumberer(0, pause), startNumberer(1, pause)}
 	members := []*member{first}
-	for n := range 10 {
+	for n := range moves {
 		m := startMember(t, dir, []string{"v2", "v1"}[n%2], uint64(n+2), out)
 		m.waitRole(t, manifest.RoleCurrent)
 		h := m.status().Handover

@@ -54,6 +54,9 @@ type Options struct {
 	// Hung ends the process when a handover does not come to its end; it is needed
 	// with Handover.
 	Hung func(error)
+	// Step is told of each step of a handover; nil tells nobody. It is there for
+	// tests that end the process between two of them.
+	Step func(string)
 	// Status is told of each change; nil writes the record as a line to
 	// Stderr, for programs, and none where that is a terminal.
 	Status func(manifest.Status)

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // stuckTimeout is how long the end waits for an output that takes nothing.
@@ -72,6 +74,7 @@ func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ 
 			_ = out.close()
 		}
 	}()
+	widenPipe(o.Stdout)
 	text := quoteNone
 	if isTerminal(o.Stdout) {
 		text = quoteTerminal
@@ -89,6 +92,21 @@ func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ 
 		}
 	}
 	return out, nil
+}
+
+// pipeSize is how many bytes a pipe takes before its reader must run. Linux lets
+// every process have that much by default, /proc/sys/fs/pipe-max-size.
+const pipeSize = 1 << 20
+
+// widenPipe makes room in out, when it is a pipe, for bursts of events. By default
+// it takes 64 KiB, which is less than one buffer of lines.
+func widenPipe(out io.Writer) {
+	if f, ok := out.(*os.File); ok {
+		if conn, err := f.SyscallConn(); err == nil {
+			// What is no pipe refuses, as does a user's limit; then it stays as it is.
+			_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+		}
+	}
 }
 
 func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter, root string) (source, error) {

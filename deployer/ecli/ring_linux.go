@@ -40,6 +40,9 @@ type ring struct {
 	epoll, event int
 	timeout      time.Duration
 	flushing     atomic.Bool
+	// woken is when wait last found records, and wokenAt where.
+	woken   time.Time
+	wokenAt uint64
 }
 
 // What the header of a record consists of, linux/bpf.h of Linux 5.8.
@@ -55,6 +58,17 @@ const (
 const (
 	busyTurns = 64
 	busyPause = 50 * time.Microsecond
+)
+
+// A stream of single events would wake the reader up for each of them, which
+// costs ten times what it does to print one. So after each batch the reader rests
+// for a moment; an event that comes alone is printed at once. It does not rest
+// where that moment could fill the buffer: when the batch was more than a part of
+// the buffer, or the buffer is small.
+const (
+	restTime = time.Millisecond
+	restSize = 128 << 10 // bytes, of the buffer
+	restPart = 8
 )
 
 // openRing reads m, whose programs may send without waking the reader up: such a
@@ -217,6 +231,13 @@ func (r *ring) wait() error {
 		r.flushing.Store(false)
 		return errFlushed
 	}
+	if rest := r.rest(time.Since(r.woken)); rest > 0 {
+		time.Sleep(rest)
+		if r.at != r.produced.Load() {
+			r.woken, r.wokenAt = time.Now(), r.at
+			return nil
+		}
+	}
 	var events [2]unix.EpollEvent
 	n, err := unix.EpollWait(r.epoll, events[:], int(r.timeout.Milliseconds()))
 	switch {
@@ -233,7 +254,16 @@ func (r *ring) wait() error {
 			_, _ = unix.Read(r.event, count[:]) // it is only there to wake up
 		}
 	}
+	r.woken, r.wokenAt = time.Now(), r.at
 	return nil
+}
+
+// rest returns how long the reader may sleep that woke up so long ago.
+func (r *ring) rest(ago time.Duration) time.Duration {
+	if size := r.mask + 1; size < restSize || r.at-r.wokenAt > size/restPart {
+		return 0
+	}
+	return restTime - ago
 }
 
 // Flush makes next return errFlushed once nothing is waiting.

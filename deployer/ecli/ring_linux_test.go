@@ -186,6 +186,58 @@ func TestRingFlush(t *testing.T) {
 	}
 }
 
+// TestRingRests: the reader rests after a small batch, and never where that could
+// fill the buffer.
+func TestRingRests(t *testing.T) {
+	const size = 1 << 20
+	for _, tt := range []struct {
+		name string
+		size uint64
+		read uint64 // bytes of the batch
+		ago  time.Duration
+		want time.Duration
+	}{
+		{"stream", size, 64, 0, restTime},
+		{"stream, later", size, 64, restTime / 4, restTime - restTime/4},
+		{"event after silence", size, 64, time.Hour, restTime - time.Hour},
+		{"burst", size, size/restPart + 1, 0, 0},
+		{"small buffer", restSize / 2, 64, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			// Where in the buffer does not matter.
+			const at = 5 << 30
+			r := &ring{mask: tt.size - 1, at: at + tt.read, wokenAt: at}
+			if got := r.rest(tt.ago); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestRingRestFindsRecords: what comes while the reader rests is found at its end,
+// and a flush ends the wait as ever.
+func TestRingRestFindsRecords(t *testing.T) {
+	f := newRingFiller(t, restSize, 0)
+	r := openTestRing(t, f.ring)
+	for i := range 3 {
+		f.run(t, f.output, 1)
+		record, _, err := r.next()
+		if err != nil || binary.NativeEndian.Uint64(record) != uint64(i) {
+			t.Fatalf("record %d: %v, %v", i, record, err)
+		}
+		r.release()
+		if rest := r.rest(0); rest != restTime {
+			t.Fatalf("the reader does not rest after a record, but %s", rest)
+		}
+	}
+	if err := r.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.next(); !errors.Is(err, errFlushed) {
+		t.Fatalf("after the flush: %v", err)
+	}
+}
+
 // TestRingHolds: while nobody prints nothing is lost, and the order stays.
 func TestRingHolds(t *testing.T) {
 	f := newRingFiller(t, uint32(os.Getpagesize()), 0)

@@ -124,6 +124,9 @@ func prepare(p *plan, o *Options) (err error) {
 	if p.programs, err = resolveTargets(p.programs); err != nil {
 		return err
 	}
+	if err := checkSockmaps(p.programs); err != nil {
+		return err
+	}
 	for i := range p.programs {
 		if prog := &p.programs[i]; prog.hook.prepare != nil {
 			if err := prog.hook.prepare(prog, o); err != nil {
