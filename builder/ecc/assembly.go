@@ -50,7 +50,7 @@ func (c *compilation) checkAssembly(ctx context.Context, bitcode string, back []
 	// With the integrated assembler, clang may carry directives out and print
 	// what they read in their place.
 	args := append(back[:len(back):len(back)], "-S", "-fno-integrated-as", "-o", text)
-	messages, err := run(ctx, toolEnv(), c.Clang, args...)
+	messages, err := c.run(ctx, toolEnv(), c.Clang, args...)
 	if err := c.toolFailed(c.Clang, err); err != nil {
 		if isCompileError(err) {
 			c.print(c.userNames(messages))
@@ -218,7 +218,7 @@ func (c *compilation) findDirective(ctx context.Context, directives ...string) (
 		return c.Source, ""
 	}
 	preprocessed := filepath.Join(c.scratch, "source.i")
-	if _, err := run(ctx, toolEnv(), c.Clang, append(front, "-E", "-o", preprocessed)...); err != nil {
+	if _, err := c.run(ctx, toolEnv(), c.Clang, append(front, "-E", "-o", preprocessed)...); err != nil {
 		return c.Source, ""
 	}
 	text, err := readFile(preprocessed, maxBitcodeSize)

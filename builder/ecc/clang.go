@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -113,6 +115,18 @@ func (c *compilation) overlay() (string, error) {
 	return name, os.WriteFile(name, text.Bytes(), 0o600)
 }
 
+// run is [run] that says at level debug what it runs, in upstream's words.
+func (c *compilation) run(ctx context.Context, env []string, name string, args ...string) ([]byte, error) {
+	if c.Log.Enabled(ctx, slog.LevelDebug) {
+		quoted := make([]string, len(args))
+		for i, arg := range args {
+			quoted[i] = strconv.Quote(arg)
+		}
+		c.Log.Debug(fmt.Sprintf("$ %q CommandArgs { inner: [%s] }", name, strings.Join(quoted, ", ")))
+	}
+	return run(ctx, env, name, args...)
+}
+
 // object compiles the source and returns the stripped object and the files that
 // clang read.
 func (c *compilation) object(ctx context.Context) (data []byte, dependencies []string, err error) {
@@ -132,7 +146,7 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 
 // strip takes debug information and bitcode out of an object, and reads it.
 func (c *compilation) strip(ctx context.Context, object string) ([]byte, error) {
-	messages, err := run(ctx, toolEnv(), c.LLVMStrip, "-g", "--remove-section="+bitcodeSection, "--remove-section="+commandSection, object)
+	messages, err := c.run(ctx, toolEnv(), c.LLVMStrip, "-g", "--remove-section="+bitcodeSection, "--remove-section="+commandSection, object)
 	c.print(messages)
 	if err := c.toolFailed(c.LLVMStrip, err); err != nil {
 		return nil, err
@@ -198,12 +212,12 @@ func (c *compilation) compileInSteps(ctx context.Context, object string) (depend
 	c.warnOfForeignHeaders(dependencies)
 
 	back = append(back, "-c", "-o", object)
-	messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+	messages, compileErr = c.run(ctx, toolEnv(), c.Clang, back...)
 	if compileErr == nil && bytes.Contains(messages, droppedDebugInfo) {
 		if dependencies, err = c.completeSources(ctx, bitcode); err != nil {
 			return nil, err
 		}
-		messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+		messages, compileErr = c.run(ctx, toolEnv(), c.Clang, back...)
 	}
 	if err := c.toolFailed(c.Clang, compileErr); err != nil {
 		if isCompileError(err) {
@@ -230,7 +244,7 @@ func (c *compilation) frontend(ctx context.Context, flags ...string) (messages [
 	deps := filepath.Join(c.scratch, "module.d")
 	headers := filepath.Join(c.scratch, "headers.txt")
 	args = append(append(args, "-MD", "-MT", "o", "-MF", deps), flags...)
-	messages, compileErr = run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
+	messages, compileErr = c.run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
 	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
 		return nil, nil, nil, err
 	}
@@ -252,7 +266,7 @@ func (c *compilation) explainBackend(ctx context.Context, messages []byte) []byt
 		return c.userNames(messages)
 	}
 	front = slices.DeleteFunc(front, func(arg string) bool { return strings.HasPrefix(arg, prefixMapFlag) })
-	better, err := run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
+	better, err := c.run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
 	if isCompileError(c.toolFailed(c.Clang, err)) && len(better) > 0 {
 		return better
 	}
