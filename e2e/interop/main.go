@@ -85,7 +85,7 @@ func run(ctx context.Context, only string, out, log io.Writer) (err error) {
 			return err
 		}
 		for _, format := range []string{"text", "json"} {
-			fmt.Fprintf(log, "%s %s, %s\n", s.name, strings.Join(s.args, " "), format)
+			fmt.Fprintf(log, "%s, %s\n", s.title(), format)
 			outcomes, err := in.compare(ctx, s, packages, format)
 			if err != nil {
 				return fmt.Errorf("%s: %w", s.name, err)
@@ -93,7 +93,7 @@ func run(ctx context.Context, only string, out, log io.Writer) (err error) {
 			for i, o := range outcomes {
 				verdict := judge(s, format, o[0], o[1])
 				counts[verdict.kind]++
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", strings.TrimSpace(s.name+" "+strings.Join(s.args, " ")), packages[i].maker, format, verdict)
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.title(), packages[i].maker, format, verdict)
 				if verdict.bad() {
 					details = append(details, fmt.Sprintf("%s by %s, %s:\n%s", s.name, packages[i].maker, format, difference(o[0], o[1])))
 				}

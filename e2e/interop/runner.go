@@ -80,8 +80,13 @@ func startRunner(ctx context.Context, path string, attached *regexp.Regexp, pkg,
 	if format == "json" {
 		words = append(words, "-j")
 	}
+	words = append(words, pkg)
+	if attached == theirsAttached && len(args) > 0 {
+		// The crate takes the program's arguments for its own; later it does not.
+		words = append(words, "--")
+	}
 	p := &process{attached: attached, done: make(chan struct{})}
-	p.cmd = exec.CommandContext(ctx, path, append(append(words, pkg), args...)...)
+	p.cmd = exec.CommandContext(ctx, path, append(words, args...)...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := p.cmd.Start(); err != nil {

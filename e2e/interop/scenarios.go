@@ -4,7 +4,11 @@
 
 package main
 
-import "golang.org/x/sys/unix"
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // A scenario is a package and what makes its programs send.
 type scenario struct {
@@ -30,6 +34,20 @@ type scenario struct {
 	differs, inFormat string
 }
 
+// title is the name, with the first of the arguments.
+func (s scenario) title() string {
+	const shown = 3
+	name := s.name
+	if s.byHand {
+		name += " " + s.theirs
+	}
+	words := append([]string{name}, s.args[:min(shown, len(s.args))]...)
+	if len(s.args) > shown {
+		words = append(words, "...")
+	}
+	return strings.Join(words, " ")
+}
+
 // getpgid fires the tracepoint that the programs wait for; each takes another
 // number for its own.
 func getpgid(numbers ...int) func() {
@@ -40,8 +58,11 @@ func getpgid(numbers ...int) func() {
 	}
 }
 
-// Why outputs differ (what eunomia-bpf's ecli 0.2.9 does is seen, not read).
+// Why outputs differ (what eunomia-bpf's ecli 0.2.9 does is seen, not read). The
+// crate of that version is older than the last commit that has its number.
 const (
+	exponents        = "exponents: the crate's serde_json writes 1e16, later ones and ours 1e+16"
+	noMaps           = "no maps at all: the crate refuses null, the later eunomia-bpf and ours take it"
 	anonymousMembers = "anonymous members: theirs leaves them out, ours shows their members"
 	shortEvents      = "an event shorter than its type: theirs ends, ours says so and goes on"
 	floatOrder       = "arguments of floating point: theirs writes them in the wrong byte order"
@@ -59,13 +80,11 @@ const (
 	badUTF8          = "text that is not UTF-8: theirs ends, ours replaces the bad bytes"
 	bitFields        = "bit fields: theirs ends or reads them wrong"
 	wideEnums        = "enums of eight bytes: theirs ends at the first event"
-	noExportType     = "a ring buffer without export type: theirs hangs, ours refuses the package"
-	badConfig        = "an export_config that does not fit: theirs hangs, ours refuses the package"
 )
 
 var scenarios = []scenario{
 	{name: "scalars/scalars", header: "scalars.h", theirs: "package.json", trigger: getpgid(77101)},
-	{name: "floats/floats", header: "floats.h", theirs: "package.json", trigger: getpgid(77102)},
+	{name: "floats/floats", header: "floats.h", theirs: "package.json", trigger: getpgid(77102), differs: exponents},
 	{name: "arrays/arrays", header: "arrays.h", theirs: "package.json", trigger: getpgid(77103)},
 	{name: "composites/composites", header: "composites.h", theirs: "package.json", trigger: getpgid(77104)},
 	{name: "composites/anon", header: "anon.h", theirs: "anon.json", trigger: getpgid(77111), differs: anonymousMembers},
@@ -89,8 +108,8 @@ var scenarios = []scenario{
 		getpgid(77271)()
 		_, _ = unix.Getsid(77272)
 	}},
-	{name: "no-export/quiet", header: "record.h", theirs: "package.json", trigger: getpgid(77210)},
-	{name: "no-export/noheader", theirs: "noheader.json", trigger: getpgid(77210), differs: noExportType},
+	{name: "no-export/quiet", theirs: "package.json", trigger: getpgid(77210), differs: noMaps},
+	{name: "no-export/noheader", theirs: "noheader.json", trigger: getpgid(77210)},
 
 	{name: "globals/globals", header: "globals.h", theirs: "package.json", trigger: getpgid(77220)},
 	{name: "globals/globals", header: "globals.h", theirs: "package.json", trigger: getpgid(77220),
@@ -138,8 +157,8 @@ var scenarios = []scenario{
 	{name: "multi-export/multi", theirs: "off.json", byHand: true, trigger: getpgid(77200)},
 	{name: "multi-export/multi", theirs: "sample.json", byHand: true, trigger: getpgid(77200), textLines: 2, jsonLines: 1},
 	{name: "multi-export/multi", theirs: "scalar-value.json", byHand: true, trigger: getpgid(77200), textLines: 2, jsonLines: 1},
-	{name: "multi-export/multi", theirs: "overlap.json", byHand: true, trigger: getpgid(77200), differs: badConfig},
-	{name: "multi-export/multi", theirs: "badbtf.json", byHand: true, trigger: getpgid(77200), differs: badConfig},
+	{name: "multi-export/multi", theirs: "overlap.json", byHand: true, trigger: getpgid(77200)},
+	{name: "multi-export/multi", theirs: "badbtf.json", byHand: true, trigger: getpgid(77200)},
 
 	{name: "examples/opensnoop", header: "opensnoop.h", args: []string{"-p", ownPID}, trigger: func() {
 		_, _ = unix.Open("/run/ebpm-interop/nothing", unix.O_RDONLY|unix.O_CLOEXEC, 0)
