@@ -128,7 +128,7 @@ type logFile struct {
 func newTally(t *testing.T, node, release string) *tally {
 	t.Helper()
 	c := &tally{
-		glob:  filepath.Join(theCluster.NodeLogs(node), "pods", "ebpm_"+release+"-*", "run", "*.log"),
+		glob:  filepath.Join(theCluster.NodeLogs(node), "pods", "ebpm_"+release+"-*", "ecli", "*.log"),
 		files: map[uint64]*logFile{}, versions: map[int]int{},
 	}
 	t.Cleanup(func() {
@@ -224,7 +224,7 @@ func (c *tally) compare(sent [loadThreads]uint32) (missing, doubled int) {
 	for hook := range c.seen {
 		for thread, n := range sent {
 			seen := c.seen[hook][thread]
-			missing += max(0, int(n)+1-len(seen))
+			missing += max(0, int(n)+1-max(len(seen), 1))
 			for seq := 1; seq < len(seen); seq++ {
 				switch {
 				case seen[seq] > 1:
@@ -382,7 +382,7 @@ func movesUnderLoad(t *testing.T) int {
 // Upgrades and rollbacks under load, on both nodes: the Pods print each event once,
 // whichever version saw it, and the map that goes along has counted each once.
 func TestHandoverUnderLoad(t *testing.T) {
-	const name, perSecond = "load", 500
+	const name, perSecond = "load", 200
 	cleanup(t, name)
 	for version := 1; version <= 2; version++ {
 		push(t, loadPackage(t, version), fmt.Sprintf("%s:%d.0.0", name, version))
@@ -437,6 +437,7 @@ func TestHandoverUnderLoad(t *testing.T) {
 			times = append(times, h.Milliseconds)
 		}
 	}
+	backToStandby(t, name, fmt.Sprintf("%s:%d.0.0", name, 2-movesUnderLoad(t)%2))
 	l.end()
 	sent := l.events()
 	stopReading()
@@ -502,6 +503,42 @@ func TestHandoverUnderLoad(t *testing.T) {
 	must(t, "delete", name)
 	for _, of := range ids {
 		waitFreed(t, of)
+	}
+}
+
+// backToStandby rolls an upgrade back while each node has both Pods: the former ones
+// go on, and are not started again.
+func backToStandby(t *testing.T, name, to string) {
+	t.Helper()
+	current := func() (pods []string, standbys int) {
+		for _, in := range decode[moved](t, must(t, "status", name, "-o", "json")).Nodes {
+			if in.Handover != nil && in.Handover.Role == manifest.RoleCurrent {
+				pods = append(pods, in.Pod)
+			}
+			if in.Handover != nil && in.Handover.Role == manifest.RoleStandby {
+				standbys++
+			}
+		}
+		slices.Sort(pods)
+		return pods, standbys
+	}
+	before, _ := current()
+	must(t, "deploy", to, "--wait=false")
+	// Else Kubernetes ends the former Pods within seconds, one node after the other.
+	kubectl(t, "-n", "ebpm", "patch", "daemonset", name, "-p", `{"spec":{"minReadySeconds":600,"updateStrategy":{"rollingUpdate":{"maxSurge":"100%"}}}}`)
+	eventually(t, func() string {
+		if _, standbys := current(); standbys != len(theCluster.NodeNames) {
+			return fmt.Sprintf("%d standbys", standbys)
+		}
+		return ""
+	})
+	must(t, "rollback", name)
+	if after, standbys := current(); !slices.Equal(after, before) || standbys > 0 {
+		t.Errorf("after the rollback %v are current and %d stand by, want %v", after, standbys, before)
+	}
+	pods := kubectl(t, "-n", "ebpm", "get", "pods", "-l", "ebpm.io/release="+name, "-o", "jsonpath={.items[*].status.containerStatuses[*].restartCount}")
+	if strings.Trim(pods, "0 ") != "" {
+		t.Errorf("restarts: %s", pods)
 	}
 }
 
