@@ -354,7 +354,7 @@ func seenMap(t *testing.T, pid int) map[[2]uint32]loadSeen {
 // loadSeen is struct seen of load.bpf.c.
 type loadSeen struct{ Last, Count, Gaps, Again uint64 }
 
-// moved are the instances of a release on their nodes, all of which attached.
+// moved is what `ebpm status` says of the instances of a release.
 type moved struct {
 	Finished bool
 	Nodes    []struct {
@@ -365,7 +365,8 @@ type moved struct {
 	}
 }
 
-// movesUnderLoad is how many moves TestHandoverUnderLoad makes.
+// movesUnderLoad is how many moves TestHandoverUnderLoad makes: 10, or what
+// EBPM_E2E_MOVES says.
 func movesUnderLoad(t *testing.T) int {
 	t.Helper()
 	text := os.Getenv("EBPM_E2E_MOVES")
