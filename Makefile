@@ -12,6 +12,19 @@ GOLANGCI := $(CACHE)/tools/golangci-lint-$(GOLANGCI_VERSION)
 # test cluster installs what it needs itself.
 APT_BUILD := clang llvm
 APT_TEST := $(APT_BUILD) gcc libc6-dev ca-certificates git
+# What eunomia-bpf's runner is compiled with, and what else ours is measured beside.
+APT_INTEROP := $(APT_BUILD) gcc libc6-dev pkg-config libelf-dev zlib1g-dev libssl-dev
+APT_BENCH := $(APT_TEST) bpftrace
+
+# $(call apt,PACKAGES) installs those that are missing.
+define apt
+missing=$$(for p in $(1); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
+if [ -n "$$missing" ]; then \
+  echo "installing:" $$missing; \
+  export DEBIAN_FRONTEND=noninteractive; \
+  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
+fi >&2
+endef
 
 GOFLAGS_RELEASE := -trimpath -buildvcs=false -ldflags "-s -w"
 GO_BUILD_IMAGE := CGO_ENABLED=0 GOOS=linux go build $(GOFLAGS_RELEASE) -tags node,urfave_cli_no_docs
@@ -81,9 +94,9 @@ test: deps build ## every test, those on the real cluster and on other kernels i
 	$(MAKE) e2e
 
 e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
-	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./builder/image
+	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -p 1 -timeout 40m ./e2e ./e2e/handover ./builder/image
 
-# With UPDATE=1 it also writes the table of docs/hooks.md.
+# With UPDATE=1 it also writes the tables of docs/hooks.md and docs/handover-hooks.md.
 kernels: deps ## the tests of the runner and the examples on Debian's kernels 6.1 and 6.12, in QEMU
 	go run ./e2e/report -skips e2e/skips.txt -- -tags e2e -count 1 -timeout 50m ./e2e/kernel $(if $(UPDATE),-update)
 
@@ -97,16 +110,23 @@ fuzz: ## run each fuzz target for FUZZTIME (10m), FUZZJOBS (2) at once
 	  xargs -P $(FUZZJOBS) -L 1 sh -c 'out=$$(go test $$0 -run "^$$" -fuzz "^$$1\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 1 2>&1) && \
 	    echo "ok   $$0 $$1: $$(echo "$$out" | grep -o "execs: [0-9]*" | tail -1)" || { echo "FAIL $$0 $$1"; echo "$$out" | tail -40; exit 1; }'
 
-bench: deps build image-programs ## print the figures that the documentation quotes
-	go run ./e2e/bench
+# make bench BENCH='runner compiler' does without the cluster.
+bench: deps-bench build image-programs ## print the figures that the documentation quotes
+	go run ./e2e/bench $(BENCH)
+
+# The moves and kills of instances in full, some ten minutes.
+bench-handover: deps build ## print what handovers lose under load and under SIGKILL
+	go test -tags e2e -count 1 -timeout 60m -v -run 'Moves|Kill' ./e2e/handover -full
+
+interop: build ## compare what ecli prints with eunomia-bpf's own, which cargo compiles the first time
+	@if [ -n "$$(command -v cargo $${CARGO_HOME:-$$HOME/.cargo}/bin/cargo)" ]; then $(call apt,$(APT_INTEROP)); fi
+	@go run ./e2e/interop
 
 deps: ## install by apt what is missing (Debian 12, root)
-	@missing=$$(for p in $(APT_TEST); do dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || echo $$p; done); \
-	if [ -n "$$missing" ]; then \
-	  echo "installing:" $$missing; \
-	  export DEBIAN_FRONTEND=noninteractive; \
-	  apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
-	fi >&2
+	@$(call apt,$(APT_TEST))
+
+deps-bench:
+	@$(call apt,$(APT_BENCH))
 
 clean: ## remove what was built here; caches and clusters stay
 	rm -rf bin dist
@@ -114,4 +134,4 @@ clean: ## remove what was built here; caches and clusters stay
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels fuzz bench deps clean help
+.PHONY: FORCE build image-programs demo images cluster-up cluster-down cluster-env check lint test e2e kernels fuzz bench bench-handover interop deps deps-bench clean help

@@ -3,6 +3,7 @@
 package manifest
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -210,6 +211,16 @@ func TestRightsOfTargets(t *testing.T) {
 		needs, err := o.NeedsAt("", map[string][]Target{"on_call": {target}})
 		if err != nil || needs.Rights.String() != want {
 			t.Errorf("%+v: needs %s, %v, want %s", target, needs.Rights, err, want)
+		}
+	}
+	// uprobe.multi took a process for its first thread.
+	for kernel, want := range map[string]bool{"6.8.0-45-generic": true, "6.10.0": false, "6.12.1": false} {
+		for _, target := range []Target{{PID: 7}, {Container: "0123456789ab"}, {Section: "bash:readline"}} {
+			needs, err := o.NeedsAt(kernel, map[string][]Target{"on_call": {target}})
+			want := want && target.Section == ""
+			if err != nil || slices.Contains(needs.Rights.Capabilities, "SYS_ADMIN") != want {
+				t.Errorf("%+v on %s: needs %s, %v", target, kernel, needs.Rights, err)
+			}
 		}
 	}
 }

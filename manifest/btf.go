@@ -4,7 +4,6 @@ package manifest
 
 import (
 	"archive/tar"
-	"bufio"
 	"bytes"
 	"compress/gzip"
 	"errors"
@@ -29,7 +28,7 @@ const (
 	// maxArchiveFiles bounds the entries of an archive. BTFHub knows about ten
 	// thousand kernels.
 	maxArchiveFiles = 1 << 17
-	// maxArchiveSize bounds what an archive unpacks to, in bytes.
+	// maxArchiveSize bounds an archive, and what it unpacks to, in bytes.
 	maxArchiveSize = 4 << 30
 	// maxFoundBTF bounds the types that are held while one is chosen, in bytes.
 	maxFoundBTF = 4 * MaxBTFSize
@@ -148,23 +147,15 @@ func FindBTF(r io.Reader, k Kernel) ([]byte, error) {
 
 // btfOfRelease returns what an archive has for the release and machine of k.
 func btfOfRelease(r io.Reader, k Kernel) ([]ArchivedBTF, error) {
-	in := bufio.NewReader(r)
-	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		unpacked, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, err
-		}
-		in = bufio.NewReader(unpacked)
+	archive, err := openTar(r)
+	if err != nil {
+		return nil, err
 	}
-	limited := &io.LimitedReader{R: in, N: maxArchiveSize}
-	archive := tar.NewReader(limited)
 	var found []ArchivedBTF
 	total := 0
 	for range maxArchiveFiles {
 		header, err := archive.Next()
 		switch {
-		case limited.N <= 0:
-			return nil, fmt.Errorf("%w: it unpacks to more than %d bytes", ErrTooLarge, int64(maxArchiveSize))
 		case errors.Is(err, io.EOF):
 			return found, nil
 		case err != nil:

@@ -156,8 +156,9 @@ var hookRights = map[Hook]struct {
 	HookTPBTF:         {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookPerfEvent:     {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookIter:          {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}, HostPID: true}},
-	// A kprobe is a perf event, which the kernel gives to PERFMON whatever
-	// perf_event_paranoid says (seen on Debian's 6.1 and 6.12, where it is 3).
+	// A kprobe is a perf event, for which PERFMON is enough. Kernels of Debian and
+	// Ubuntu want SYS_ADMIN where perf_event_paranoid is above 2: there it becomes a
+	// kprobe.multi, which is none.
 	HookKprobe:   {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	HookKsyscall: {rights: Rights{Capabilities: []string{"BPF", "PERFMON"}}},
 	// The functions that match a pattern are those that a file of tracefs lists.
@@ -413,14 +414,11 @@ func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Need
 			mounts[m] = true
 		}
 		for version, c := range row.before {
-			if oldestKernel == "" {
-				continue
-			}
-			kernel, err := KernelVersion(oldestKernel)
+			old, err := olderThan(oldestKernel, version)
 			if err != nil {
 				return Needs{}, err
 			}
-			if kernel.LessThan(semver.MustParse(version)) {
+			if old {
 				capabilities[c] = true
 			}
 		}
@@ -429,9 +427,19 @@ func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Need
 		for _, t := range targets[name] {
 			// The process is one of the node's, by its number there. The kernel
 			// shows the root of another's process to tracers only.
-			if t.PID != 0 || t.Container != "" {
-				needs.Rights.HostPID = true
-				capabilities["SYS_PTRACE"] = true
+			if t.PID == 0 && t.Container == "" {
+				continue
+			}
+			needs.Rights.HostPID = true
+			capabilities["SYS_PTRACE"] = true
+			// Until then uprobe.multi takes the first thread for the process, and
+			// what takes its place is a perf event.
+			old, err := olderThan(oldestKernel, "6.10.0")
+			if err != nil {
+				return Needs{}, err
+			}
+			if old {
+				capabilities["SYS_ADMIN"] = true
 			}
 		}
 		for _, helper := range helpersOf(p) {
@@ -463,6 +471,19 @@ func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Need
 	needs.Features.AttachTypes = sortedKeys(attachTypes)
 	needs.Features.Helpers = sortedKeys(helpers)
 	return needs, nil
+}
+
+// olderThan reports whether a kernel of that release is older than a version; ""
+// is a current one.
+func olderThan(release, version string) (bool, error) {
+	if release == "" {
+		return false, nil
+	}
+	kernel, err := KernelVersion(release)
+	if err != nil {
+		return false, err
+	}
+	return kernel.LessThan(semver.MustParse(version)), nil
 }
 
 // Exclusive returns the first program of o whose hook the kernel gives to one

@@ -35,17 +35,10 @@ func ReadTarPackage(r io.Reader) (*TarPackage, error) {
 }
 
 func readTarPackage(r io.Reader) (*TarPackage, error) {
-	// The unpacked size bounds no gzip that unpacks to nothing.
-	in := bufio.NewReader(&boundedReader{r: r, n: maxArchiveSize})
-	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		unpacked, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = unpacked.Close() }() // it was only read
-		in = bufio.NewReader(&boundedReader{r: unpacked, n: maxArchiveSize})
+	archive, err := openTar(r)
+	if err != nil {
+		return nil, err
 	}
-	archive := tar.NewReader(in)
 	var p TarPackage
 	for range maxArchiveFiles {
 		header, err := archive.Next()
@@ -82,6 +75,20 @@ func readTarPackage(r io.Reader) (*TarPackage, error) {
 		}
 	}
 	return nil, fmt.Errorf("%w: more than %d entries", ErrTooLarge, maxArchiveFiles)
+}
+
+// openTar reads a tar, compressed by gzip or not, of at most [maxArchiveSize] bytes.
+func openTar(r io.Reader) (*tar.Reader, error) {
+	// The unpacked size bounds no gzip that unpacks to nothing.
+	in := bufio.NewReader(&boundedReader{r: r, n: maxArchiveSize})
+	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
+		unpacked, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, err
+		}
+		return tar.NewReader(&boundedReader{r: unpacked, n: maxArchiveSize}), nil
+	}
+	return tar.NewReader(in), nil
 }
 
 // boundedReader gives n bytes of r, and then an error where r has more.

@@ -17,7 +17,8 @@ type Way string
 
 // The ways, from the best.
 const (
-	// Exact is by a dispatcher: each event runs one version, once.
+	// Exact is by a dispatcher, or by an update of the link: each event runs one
+	// version, once.
 	Exact Way = "exact"
 	// NearExact is by a gate in front of the program: both versions are attached,
 	// and each looks at the cell. An event that meets the move between the two can
@@ -33,12 +34,14 @@ const (
 func WayOf(p *ebpf.ProgramSpec) Way {
 	section := strings.TrimPrefix(p.SectionName, "?")
 	switch {
-	case p.Type == ebpf.StructOps, p.Type == ebpf.Extension:
-		return Naive // neither is called by a hook
-	case p.Type == ebpf.SkMsg, p.Type == ebpf.SkSKB:
-		return Naive // a map of sockets holds them, without a link
+	case p.Type == ebpf.StructOps:
+		return Exact // its link is moved to the new struct
+	case p.Type == ebpf.Extension:
+		return Naive // a function is replaced once: the new one waits for the end of the old one
 	case p.Type == ebpf.Tracing && p.AttachType == ebpf.AttachTraceIter:
 		return Naive // it runs when it is read
+	case p.Type == ebpf.RawTracepointWritable:
+		return NearExact // none with tail calls is attached (seen on 6.18)
 	case p.Type == ebpf.LSM && p.AttachType == ebpf.AttachLSMCgroup:
 		return NearExact
 	case p.Type == ebpf.Kprobe && strings.HasPrefix(section, "usdt"):
@@ -92,6 +95,8 @@ func (o *Object) Moves() map[string]Move {
 		case m.Way == Naive:
 		case p.Type == ebpf.SchedCLS, p.Type == ebpf.SchedACT:
 			m.Since = "6.6" // tcx; a filter of netlink is bound to no descriptor
+		case p.Type == ebpf.StructOps:
+			m.Since = "6.4" // registered by links
 		default:
 			m.Since = "5.15"
 		}

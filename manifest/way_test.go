@@ -24,8 +24,10 @@ func TestWayOf(t *testing.T) {
 		{ebpf.ProgramSpec{Type: ebpf.CGroupSKB, Instructions: asm.Instructions{asm.FnMapLookupElem.Call()}}, Exact},
 		{ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceIter}, Naive},
 		{ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry}, Exact},
-		{ebpf.ProgramSpec{Type: ebpf.StructOps}, Naive},
-		{ebpf.ProgramSpec{Type: ebpf.SkMsg}, Naive},
+		{ebpf.ProgramSpec{Type: ebpf.StructOps}, Exact},
+		{ebpf.ProgramSpec{Type: ebpf.SkMsg}, Exact},
+		{ebpf.ProgramSpec{Type: ebpf.RawTracepoint}, Exact},
+		{ebpf.ProgramSpec{Type: ebpf.RawTracepointWritable}, NearExact},
 		{ebpf.ProgramSpec{Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac}, Exact},
 		{ebpf.ProgramSpec{Type: ebpf.LSM, AttachType: ebpf.AttachLSMCgroup}, NearExact},
 		{ebpf.ProgramSpec{Type: ebpf.Kprobe, SectionName: "usdt/a:b:c"}, NearExact},
@@ -61,7 +63,7 @@ func TestMoves(t *testing.T) {
 		}, true, false},
 		{"an iterator", map[string]*ebpf.ProgramSpec{"i": iter}, nil, false, false},
 		// The new one would wait for the end of the old one, and that for the new one.
-		{"one that cannot run beside its successor", map[string]*ebpf.ProgramSpec{"x": {Type: ebpf.XDP}, "ops": {Type: ebpf.StructOps}}, nil, false, true},
+		{"one that cannot run beside its successor", map[string]*ebpf.ProgramSpec{"x": {Type: ebpf.XDP}, "f": {Type: ebpf.Extension}}, nil, false, true},
 	} {
 		o := &Object{Spec: &ebpf.CollectionSpec{Programs: tt.programs}}
 		if o.HandsOver() != tt.handsOver || (o.Exclusive() != "") != tt.exclusive {

@@ -203,6 +203,11 @@ func (a *annotator) values(comment *docComment, name string) manifest.Fields {
 		}
 		warn(lines["cmdarg"], "the @cmdarg of %s makes no option, and eunomia-bpf's runner refuses it: %s", name, why)
 	}
+	if value, ok := values["sample"]; ok {
+		if err := json.Unmarshal(value, new(manifest.Sample)); err != nil {
+			warn(lines["sample"], "runners refuse the @sample of %s: %v", name, err)
+		}
+	}
 	if !a.said[comment] {
 		a.said[comment] = true
 		slices.SortStableFunc(warnings, func(x, y docWarning) int { return x.line - y.line })

@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/elf"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"os"
@@ -41,15 +43,14 @@ func (c *compilation) checkAssembly(ctx context.Context, bitcode string, back []
 	if err != nil {
 		return fmt.Errorf("read what %s made of %s: %w", c.Clang, c.Source, err)
 	}
-	templates, err := inlineAssembly(module)
-	if err == nil && allPlain(templates) {
+	if m, err := readBitcode(module); err == nil && allPlain(m.assembly) {
 		return nil
 	}
 	text := filepath.Join(c.scratch, "module.s")
 	// With the integrated assembler, clang may carry directives out and print
 	// what they read in their place.
 	args := append(back[:len(back):len(back)], "-S", "-fno-integrated-as", "-o", text)
-	messages, err := run(ctx, toolEnv(), c.Clang, args...)
+	messages, err := c.run(ctx, toolEnv(), c.Clang, args...)
 	if err := c.toolFailed(c.Clang, err); err != nil {
 		if isCompileError(err) {
 			c.print(c.userNames(messages))
@@ -70,6 +71,54 @@ func (c *compilation) checkAssembly(ctx context.Context, bitcode string, back []
 	}
 	place, _ := c.findDirective(ctx, directive)
 	return refuseAssembly(place, directive)
+}
+
+// Where clang puts the bitcode of an object (-fembed-bitcode), and its own command
+// line.
+const (
+	bitcodeSection = ".llvmbc"
+	commandSection = ".llvmcmd"
+)
+
+// isPlainObject reports whether the bitcode in an object shows that nothing but
+// instructions went through the assembler, and that it holds the text of all its
+// files.
+//
+// The bitcode is what clang had before any assembly took effect, but assembly
+// could put something beside it. So there must be one section of that name, and
+// one magic number in it, at its start: clang's own is always there.
+func isPlainObject(object io.ReaderAt) (plain bool) {
+	defer func() {
+		if recover() != nil {
+			plain = false // debug/elf panics on some malformed files
+		}
+	}()
+	file, err := elf.NewFile(object)
+	if err != nil {
+		return false
+	}
+	var bitcode []byte
+	for _, section := range file.Sections {
+		relocates := section.Type == elf.SHT_REL || section.Type == elf.SHT_RELA //nolint:misspell // It is the name of the type.
+		if relocates && int(section.Info) < len(file.Sections) && file.Sections[section.Info].Name == bitcodeSection {
+			return false // what was written is not all
+		}
+		if section.Name != bitcodeSection {
+			continue
+		}
+		if bitcode != nil || section.Size > maxBitcodeSize {
+			return false
+		}
+		if bitcode, err = section.Data(); err != nil || len(bitcode) == 0 {
+			return false
+		}
+	}
+	magic := binary.LittleEndian.AppendUint32(nil, bitcodeMagic)
+	if !bytes.HasPrefix(bitcode, magic) || bytes.Count(bitcode, magic) != 1 {
+		return false
+	}
+	m, err := readBitcode(bitcode)
+	return err == nil && m.bareFiles == 0 && allPlain(m.assembly)
 }
 
 func refuseAssembly(place, directive string) error {
@@ -169,7 +218,7 @@ func (c *compilation) findDirective(ctx context.Context, directives ...string) (
 		return c.Source, ""
 	}
 	preprocessed := filepath.Join(c.scratch, "source.i")
-	if _, err := run(ctx, toolEnv(), c.Clang, append(front, "-E", "-o", preprocessed)...); err != nil {
+	if _, err := c.run(ctx, toolEnv(), c.Clang, append(front, "-E", "-o", preprocessed)...); err != nil {
 		return c.Source, ""
 	}
 	text, err := readFile(preprocessed, maxBitcodeSize)

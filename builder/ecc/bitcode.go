@@ -17,6 +17,7 @@ const (
 	blockModule    = 8
 	blockConstants = 11
 	blockFunction  = 12
+	blockMetadata  = 15
 	lastKnownBlock = 27
 
 	moduleCodeAsm       = 4
@@ -28,6 +29,11 @@ const (
 	constInlineAsm     = 30
 	lastKnownConstant  = 33
 
+	metadataFile = 16
+	// fileOperands are those of a file with its source: distinct, name, folder,
+	// kind of checksum, checksum, source.
+	fileOperands = 6
+
 	maxBitcodeDepth = 32
 )
 
@@ -38,10 +44,18 @@ var (
 	errUnknownBitcode = errors.New("unknown bitcode")
 )
 
-// inlineAssembly returns the text of each piece of inline assembly in a module:
-// templates of asm statements and assembly at file scope. It fails when it
-// cannot be certain to have seen all of it.
-func inlineAssembly(bitcode []byte) ([]string, error) {
+// A module is what matters here of a program in LLVM's form.
+type module struct {
+	// assembly is the text of each piece of inline assembly: templates of asm
+	// statements and assembly at file scope.
+	assembly []string
+	// bareFiles is how many files it describes without their text, which the
+	// compiler would read.
+	bareFiles int
+}
+
+// readBitcode fails when it cannot be certain to have seen all inline assembly.
+func readBitcode(bitcode []byte) (*module, error) {
 	r := &bitReader{data: bitcode, infos: map[uint64][]abbreviation{}}
 	magic, err := r.fixed(32)
 	if err != nil || magic != bitcodeMagic {
@@ -60,7 +74,7 @@ func inlineAssembly(bitcode []byte) ([]string, error) {
 			return nil, err
 		}
 	}
-	return r.found, nil
+	return &r.module, nil
 }
 
 // The abbreviation ids that every block has.
@@ -93,7 +107,7 @@ type bitReader struct {
 	data  []byte
 	pos   uint64 // in bits
 	infos map[uint64][]abbreviation
-	found []string
+	module
 }
 
 func (r *bitReader) bits() uint64 { return uint64(len(r.data)) * 8 }
@@ -157,7 +171,7 @@ func (r *bitReader) block(depth int) error {
 		return errBitcode
 	}
 	switch id {
-	case blockInfo, blockModule, blockConstants, blockFunction:
+	case blockInfo, blockModule, blockConstants, blockFunction, blockMetadata:
 	default:
 		if id > lastKnownBlock {
 			return fmt.Errorf("%w: block %d", errUnknownBitcode, id)
@@ -214,6 +228,10 @@ func (r *bitReader) records(block, width uint64, depth int) error {
 				err = r.moduleRecord(code, ops)
 			case blockConstants:
 				err = r.constant(code, ops)
+			case blockMetadata:
+				if code == metadataFile && len(ops) != fileOperands {
+					r.bareFiles++
+				}
 			}
 			if err != nil {
 				return err
@@ -353,7 +371,7 @@ func (r *bitReader) moduleRecord(code uint64, ops []uint64) error {
 		return fmt.Errorf("%w: module record %d", errUnknownBitcode, code)
 	}
 	if code == moduleCodeAsm {
-		r.found = append(r.found, textOf(ops))
+		r.assembly = append(r.assembly, textOf(ops))
 	}
 	return nil
 }
@@ -377,7 +395,7 @@ func (r *bitReader) constant(code uint64, ops []uint64) error {
 	if len(ops) < 2 || uint64(len(ops)-2) < ops[1] {
 		return errBitcode
 	}
-	r.found = append(r.found, textOf(ops[2:2+ops[1]]))
+	r.assembly = append(r.assembly, textOf(ops[2:2+ops[1]]))
 	return nil
 }
 

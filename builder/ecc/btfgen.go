@@ -92,7 +92,7 @@ func (c *compilation) tailoredBTF(ctx context.Context, object []byte) ([]manifes
 		if err := os.WriteFile(in, data, 0o600); err != nil {
 			return nil, err
 		}
-		if messages, err := run(ctx, toolEnv(), bpftool, "gen", "min_core_btf", in, out, objectFile); err != nil {
+		if messages, err := c.run(ctx, toolEnv(), bpftool, "gen", "min_core_btf", in, out, objectFile); err != nil {
 			return nil, fmt.Errorf("%s gen min_core_btf: %w: %s", bpftool, err, bytes.TrimSpace(messages))
 		}
 		if data, err = readFile(out, manifest.MaxBTFSize); err != nil {

@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -113,19 +115,87 @@ func (c *compilation) overlay() (string, error) {
 	return name, os.WriteFile(name, text.Bytes(), 0o600)
 }
 
+// run is [run] that says at level debug what it runs, in upstream's words.
+func (c *compilation) run(ctx context.Context, env []string, name string, args ...string) ([]byte, error) {
+	if c.Log.Enabled(ctx, slog.LevelDebug) {
+		quoted := make([]string, len(args))
+		for i, arg := range args {
+			quoted[i] = strconv.Quote(arg)
+		}
+		c.Log.Debug(fmt.Sprintf("$ %q CommandArgs { inner: [%s] }", name, strings.Join(quoted, ", ")))
+	}
+	return run(ctx, env, name, args...)
+}
+
 // object compiles the source and returns the stripped object and the files that
 // clang read.
-//
-// clang runs twice: from C to LLVM's bitcode and from there to the object. What
-// is checked between the two is exactly what becomes the object; a check of the
-// source could be shown another text than the compiler (by __has_include of a
-// file below /proc, for one).
 func (c *compilation) object(ctx context.Context) (data []byte, dependencies []string, err error) {
-	bitcode := filepath.Join(c.scratch, "module.bc")
-	back := c.backendArgs(bitcode)
-	messages, dependencies, compileErr, err := c.frontend(ctx, "-c", bitcode)
+	object := filepath.Join(c.scratch, c.objectFile())
+	dependencies, err = c.compileAtOnce(ctx, object)
+	if errors.Is(err, errInSteps) {
+		dependencies, err = c.compileInSteps(ctx, object)
+	}
 	if err != nil {
 		return nil, nil, err
+	}
+	if data, err = c.strip(ctx, object); err != nil {
+		return nil, nil, err
+	}
+	return data, dependencies, nil
+}
+
+// strip takes debug information and bitcode out of an object, and reads it.
+func (c *compilation) strip(ctx context.Context, object string) ([]byte, error) {
+	messages, err := c.run(ctx, toolEnv(), c.LLVMStrip, "-g", "--remove-section="+bitcodeSection, "--remove-section="+commandSection, object)
+	c.print(messages)
+	if err := c.toolFailed(c.LLVMStrip, err); err != nil {
+		return nil, err
+	}
+	data, err := readFile(object, manifest.MaxObjectSize)
+	if err != nil {
+		return nil, fmt.Errorf("read the object of %s: %w", c.Source, err)
+	}
+	return data, nil
+}
+
+// errInSteps says that a compile at once does not do.
+var errInSteps = errors.New("compile in steps")
+
+// compileAtOnce runs clang once, which puts the bitcode from which it makes the
+// object into it. The error is errInSteps unless that shows that only instructions
+// went through the assembler, and that all lines of source in BTF are those that
+// clang read; clang's messages are unseen then. Of most sources it does.
+func (c *compilation) compileAtOnce(ctx context.Context, object string) ([]string, error) {
+	messages, dependencies, compileErr, err := c.frontend(ctx, "-Xclang", "-fembed-bitcode=all", "-c", "-o", object)
+	switch {
+	case err != nil:
+		return nil, err
+	case compileErr != nil:
+		return nil, errInSteps
+	}
+	file, err := os.Open(object)
+	if err != nil {
+		return nil, fmt.Errorf("read what %s made of %s: %w", c.Clang, c.Source, err)
+	}
+	defer file.Close()
+	if !isPlainObject(file) {
+		return nil, errInSteps
+	}
+	c.print(messages)
+	c.warnOfForeignHeaders(dependencies)
+	return dependencies, nil
+}
+
+// compileInSteps runs clang twice: from C to LLVM's bitcode and from there to the
+// object. What is checked between the two is exactly what becomes the object; a
+// check of the source could be shown another text than the compiler (by
+// __has_include of a file below /proc, for one).
+func (c *compilation) compileInSteps(ctx context.Context, object string) (dependencies []string, err error) {
+	bitcode := filepath.Join(c.scratch, "module.bc")
+	back := c.backendArgs(bitcode)
+	messages, dependencies, compileErr, err := c.frontend(ctx, "-emit-llvm", "-c", "-o", bitcode)
+	if err != nil {
+		return nil, err
 	}
 	if compileErr == nil {
 		err = c.checkAssembly(ctx, bitcode, back)
@@ -133,59 +203,48 @@ func (c *compilation) object(ctx context.Context) (data []byte, dependencies []s
 		err = c.checkFailedAssembly(ctx)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	c.print(messages)
 	if compileErr != nil {
-		return nil, nil, c.adviseOn(messages, c.toolFailed(c.Clang, compileErr))
+		return nil, c.adviseOn(messages, c.toolFailed(c.Clang, compileErr))
 	}
 	c.warnOfForeignHeaders(dependencies)
 
-	object := filepath.Join(c.scratch, c.objectFile())
 	back = append(back, "-c", "-o", object)
-	messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+	messages, compileErr = c.run(ctx, toolEnv(), c.Clang, back...)
 	if compileErr == nil && bytes.Contains(messages, droppedDebugInfo) {
 		if dependencies, err = c.completeSources(ctx, bitcode); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		messages, compileErr = run(ctx, toolEnv(), c.Clang, back...)
+		messages, compileErr = c.run(ctx, toolEnv(), c.Clang, back...)
 	}
 	if err := c.toolFailed(c.Clang, compileErr); err != nil {
 		if isCompileError(err) {
 			messages = c.explainBackend(ctx, messages)
 			c.print(messages)
 		}
-		return nil, nil, c.adviseOn(messages, err)
+		return nil, c.adviseOn(messages, err)
 	}
 	c.print(c.userNames(messages))
 	if bytes.Contains(messages, droppedDebugInfo) {
-		return nil, nil, fmt.Errorf("compile %s: %s dropped the debug information, without which there is no BTF", c.Source, c.Clang)
+		return nil, fmt.Errorf("compile %s: %s dropped the debug information, without which there is no BTF", c.Source, c.Clang)
 	}
-
-	messages, compileErr = run(ctx, toolEnv(), c.LLVMStrip, "-g", object)
-	c.print(messages)
-	if err := c.toolFailed(c.LLVMStrip, compileErr); err != nil {
-		return nil, nil, err
-	}
-	if data, err = readFile(object, manifest.MaxObjectSize); err != nil {
-		return nil, nil, fmt.Errorf("read the object of %s: %w", c.Source, err)
-	}
-	return data, dependencies, nil
+	return dependencies, nil
 }
 
-// frontend compiles the source to LLVM's form of it, as bitcode (form -c) or as
-// text (-S), and returns clang's messages and the files that it read. The
-// messages quote lines of what was read: err says that they must not be shown,
-// compileErr that clang refused the source.
-func (c *compilation) frontend(ctx context.Context, form, output string) (messages []byte, dependencies []string, compileErr, err error) {
+// frontend compiles the source; flags say to what. It returns clang's messages
+// and the files that it read. The messages quote lines of what was read: err says
+// that they must not be shown, compileErr that clang refused the source.
+func (c *compilation) frontend(ctx context.Context, flags ...string) (messages []byte, dependencies []string, compileErr, err error) {
 	args, err := c.frontendArgs()
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	deps := filepath.Join(c.scratch, "module.d")
 	headers := filepath.Join(c.scratch, "headers.txt")
-	args = append(args, "-MD", "-MT", "o", "-MF", deps, "-emit-llvm", form, "-o", output)
-	messages, compileErr = run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
+	args = append(append(args, "-MD", "-MT", "o", "-MF", deps), flags...)
+	messages, compileErr = c.run(ctx, toolEnv("CC_PRINT_HEADERS=1", "CC_PRINT_HEADERS_FILE="+headers), c.Clang, args...)
 	if err := c.toolFailed(c.Clang, compileErr); err != nil && !isCompileError(err) {
 		return nil, nil, nil, err
 	}
@@ -207,7 +266,7 @@ func (c *compilation) explainBackend(ctx context.Context, messages []byte) []byt
 		return c.userNames(messages)
 	}
 	front = slices.DeleteFunc(front, func(arg string) bool { return strings.HasPrefix(arg, prefixMapFlag) })
-	better, err := run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
+	better, err := c.run(ctx, toolEnv(), c.Clang, append(front, "-c", "-o", filepath.Join(c.scratch, "explained.o"))...)
 	if isCompileError(c.toolFailed(c.Clang, err)) && len(better) > 0 {
 		return better
 	}

@@ -526,7 +526,7 @@ func TestFailures(t *testing.T) {
 		{name: "no llvm-strip", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", LLVMStrip: "no-such-strip"}, want: "run no-such-strip", kind: manifest.KindPrecondition},
 		{name: "clang that fails", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Clang: "false"}, want: "compile a.bpf.c: false: exit status 1", refused: true},
 		{name: "llvm-strip that fails", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", LLVMStrip: "false"}, want: "compile a.bpf.c: false: exit status 1", refused: true},
-		{name: "clang that makes nothing", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Clang: "true"}, want: "module.bc"},
+		{name: "clang that makes nothing", files: map[string]string{"a.bpf.c": license}, opts: Options{Source: "a.bpf.c", Clang: "true"}, want: "read what true made of a.bpf.c"},
 		{name: "static program", files: map[string]string{"a.bpf.c": license + "SEC(\"xdp\")\nstatic __attribute__((used)) int f(void *ctx)\n{\n\treturn 0;\n}\n"}, want: `a.bpf.c: program f in section "xdp" is static`},
 		{name: "static map", files: map[string]string{"a.bpf.c": license + "static __attribute__((used)) struct { __uint(type, 1); } m SEC(\".maps\");\n"}, want: "map m is static"},
 		{name: "legacy map", files: map[string]string{"a.bpf.c": license + "struct { int type; } m SEC(\"maps\") = { 1 };\n"}, want: "legacy map definitions"},
@@ -612,7 +612,7 @@ func TestInterrupted(t *testing.T) {
 	source := writeFile(t, dir, "a.bpf.c", "int x;\n")
 	// It says that it runs, and then waits for ever.
 	started := filepath.Join(t.TempDir(), "started")
-	slow := writeFile(t, t.TempDir(), "clang", "#!/bin/sh\ncase \"$*\" in *-emit-llvm*) mkfifo "+started+".fifo; : >"+started+"; read x <"+started+".fifo;; esac\n")
+	slow := writeFile(t, t.TempDir(), "clang", "#!/bin/sh\ncase \"$*\" in *-MF*) mkfifo "+started+".fifo; : >"+started+"; read x <"+started+".fifo;; esac\n")
 	if err := os.Chmod(slow, 0o755); err != nil {
 		t.Fatal(err)
 	}

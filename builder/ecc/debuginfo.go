@@ -23,7 +23,7 @@ var droppedDebugInfo = []byte("ignoring invalid debug info")
 // BPF_PROG or BPF_KPROBE. LLVM takes the text of all files or of none.
 func (c *compilation) completeSources(ctx context.Context, bitcode string) ([]string, error) {
 	module := filepath.Join(c.scratch, "module.ll")
-	_, dependencies, compileErr, err := c.frontend(ctx, "-S", module)
+	_, dependencies, compileErr, err := c.frontend(ctx, "-emit-llvm", "-S", "-o", module)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func (c *compilation) completeSources(ctx context.Context, bitcode string) ([]st
 	if err := os.WriteFile(module, embedSources(text), 0o600); err != nil {
 		return nil, err
 	}
-	messages, err := run(ctx, toolEnv(), c.Clang, append(c.backendArgs(module), "-emit-llvm", "-c", "-o", bitcode)...)
+	messages, err := c.run(ctx, toolEnv(), c.Clang, append(c.backendArgs(module), "-emit-llvm", "-c", "-o", bitcode)...)
 	if err := c.toolFailed(c.Clang, err); err != nil {
 		c.print(c.userNames(messages))
 		return nil, err

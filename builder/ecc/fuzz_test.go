@@ -128,7 +128,7 @@ func FuzzExportedStructs(f *testing.F) {
 func FuzzInlineAssembly(f *testing.F) {
 	addFiles(f, "testdata/objects/*.bc")
 	f.Fuzz(func(_ *testing.T, bitcode []byte) {
-		_, _ = inlineAssembly(bitcode)
+		_, _ = readBitcode(bitcode)
 	})
 }
 

@@ -145,25 +145,130 @@ int g(int x) { asm volatile("three \xff" : "+r"(x)); asm volatile("two %0" : "+r
 		t.Fatalf("%v\n%s", err, out)
 	}
 	data := mustRead(t, bitcode)
-	found, err := inlineAssembly(data)
+	m, err := readBitcode(data)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{".globl one\n", "two $0", "three \xff"} {
 		count := 0
-		for _, text := range found {
+		for _, text := range m.assembly {
 			if text == want {
 				count++
 			}
 		}
 		if count == 0 {
-			t.Errorf("%q was not found in %q", want, found)
+			t.Errorf("%q was not found in %q", want, m.assembly)
 		}
 	}
 	for _, cut := range []int{0, 3, 4, 20, len(data) / 2, len(data) - 4} {
-		if _, err := inlineAssembly(data[:cut]); err == nil && cut != 4 {
+		if _, err := readBitcode(data[:cut]); err == nil && cut != 4 {
 			t.Errorf("%d of %d bytes were taken for a module", cut, len(data))
 		}
+	}
+}
+
+// TestPlainObject: an object is taken for plain only when clang's own bitcode in
+// it says so, whatever assembly has put beside that.
+func TestPlainObject(t *testing.T) {
+	needTools(t)
+	// The start of a module whose first block covers what follows: 256 bytes of
+	// the string table.
+	const forged = `.long 0xdec04342; .long 0x00000c5d; .long 64`
+	for name, tt := range map[string]struct {
+		source string
+		want   bool
+	}{
+		"no assembly":           {"int f(int x) { return x; }", true},
+		"instructions":          {`int f(int x) { asm volatile("r0 = %0" :: "r"(x) : "r0"); return 1; }`, true},
+		"directive":             {`int f(int x) { asm volatile(".byte 1"); return x; }`, false},
+		"file scope":            {`asm(".globl y");`, false},
+		"removed":               {`static int g(void) { asm(".byte 1"); return 1; } int f(int x) { return x ? x : 0; }`, true},
+		"dead":                  {`int f(int x) { if (0) asm volatile(".byte 1"); return x; }`, true},
+		"bitcode in front":      {`asm(".section .llvmbc; ` + forged + `");`, false},
+		"bitcode with flags":    {`asm(".section .llvmbc,\"a\",@progbits; ` + forged + `");`, false},
+		"bitcode in a function": {`int f(int x) { asm volatile(".pushsection .llvmbc; ` + forged + `; .popsection"); return x; }`, false},
+		"file without its text": {"#define F(name) int name(int x)\nF(f) { return x; }", false},
+		"line of another file":  {"#line 1 \"/etc/hostname\"\nint f(int x) { return x; }", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			object := filepath.Join(dir, "a.o")
+			out, err := exec.Command("clang", "-g", "-O2", "-target", "bpf", "-gdwarf-5", "-gembed-source", "-Xclang", "-fembed-bitcode=all",
+				"-c", writeFile(t, dir, "a.c", tt.source+"\n"), "-o", object).CombinedOutput()
+			if err != nil {
+				if tt.want {
+					t.Fatalf("%v\n%s", err, out)
+				}
+				return // clang refuses it, and there is no object
+			}
+			if got := isPlainObject(bytes.NewReader(mustRead(t, object))); got != tt.want {
+				t.Errorf("got %t, want %t", got, tt.want)
+			}
+		})
+	}
+	for _, text := range []string{"", "\x7fELF"} {
+		if isPlainObject(strings.NewReader(text)) {
+			t.Errorf("%q is taken for a plain object", text)
+		}
+	}
+}
+
+// TestOneStepIsTwoSteps: whether clang runs once or twice, the object is the same.
+func TestOneStepIsTwoSteps(t *testing.T) {
+	needTools(t)
+	sources, err := filepath.Glob("testdata/upstream/*/*.bpf.c")
+	if err != nil || len(sources) == 0 {
+		t.Fatalf("no sources: %v", err)
+	}
+	compared, tried := 0, 0
+	for i, source := range sources {
+		if i%6 != 0 {
+			continue // each takes clang three times
+		}
+		tried++
+		compile := func(step func(*compilation, string) error) []byte {
+			c, err := newCompilation(Options{Source: source, Output: t.TempDir(), Arch: "amd64"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.scratch = t.TempDir()
+			if c.clang, err = askClang(t.Context(), c.Clang); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.prepareHeaders(); err != nil {
+				t.Fatal(err)
+			}
+			object := filepath.Join(c.scratch, "a.o")
+			switch err := step(c, object); {
+			case errors.Is(err, errInSteps):
+				return nil
+			case err != nil:
+				t.Fatalf("%s: %v", source, err)
+			}
+			data, err := c.strip(t.Context(), object)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return data
+		}
+		once := compile(func(c *compilation, object string) error {
+			_, err := c.compileAtOnce(t.Context(), object)
+			return err
+		})
+		if once == nil {
+			continue
+		}
+		compared++
+		twice := compile(func(c *compilation, object string) error {
+			_, err := c.compileInSteps(t.Context(), object)
+			return err
+		})
+		if !bytes.Equal(once, twice) {
+			t.Errorf("%s: the objects differ: %d and %d bytes", source, len(once), len(twice))
+		}
+	}
+	if compared < tried/2 {
+		t.Errorf("only %d of %d sources are compiled at once", compared, tried)
 	}
 }
 

@@ -42,6 +42,15 @@ func (r *resultWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// runnerOutput is stdout for a runner, which itself looks whether that is a
+// terminal, and whether somebody reads.
+func (s *session) runnerOutput() io.Writer {
+	if r, ok := s.out.(*resultWriter); ok {
+		return r.w
+	}
+	return s.out
+}
+
 // session is what one call of ebpm shares between its parts.
 type session struct {
 	stdio
@@ -75,10 +84,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 		s.say("%s", done.Error())
 		return exitInterrupted
 	}
-	s.say("ebpm: %s", ecli.FullMessage(err))
-	if advice := manifest.AdviceOf(err); advice != "" {
-		s.say("%s", strings.TrimSpace(advice))
-	}
+	s.complain(err)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 		return exitInterrupted
 	}
@@ -89,6 +95,14 @@ func run(ctx context.Context, args []string, std stdio) int {
 // cannot move the cursor.
 func (s *session) say(format string, args ...any) {
 	fmt.Fprintln(s.err, manifest.TerminalText(fmt.Sprintf(format, args...), true))
+}
+
+// complain prints an error, and what to do about it.
+func (s *session) complain(err error) {
+	s.say("ebpm: %s", ecli.FullMessage(err))
+	if advice := manifest.AdviceOf(err); advice != "" {
+		s.say("%s", strings.TrimSpace(advice))
+	}
 }
 
 // progress prints a line for a person who waits; a log needs only the end.

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -30,18 +32,34 @@ func (s *session) runCommand() *cli.Command {
 			"  ebpm run examples/opensnoop\n" +
 			"  ebpm run opensnoop:1.0.0 --failed\n" +
 			"  ebpm run --json examples/opensnoop\n" +
-			"  ebpm run --attach report_syns='veth*' examples/xdpsyn\n\n" +
+			"  ebpm run --attach report_syns='veth*' examples/xdpsyn\n" +
+			"  ebpm run --watch examples/opensnoop\n\n" +
+			watchHelp + "\n\n" +
 			attachHelp,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "json", Aliases: []string{"j"}, Usage: "print an object a line instead of a table"},
 			&cli.StringSliceFlag{Name: "attach", Usage: "attach a program of the package there, as `PROGRAM=TARGET`; may be given several times"},
 			&cli.StringFlag{Name: "interface", Usage: "the network `INTERFACE` of programs that attach to one (XDP, tc, socket filters)"},
 			&cli.BoolFlag{Name: "ignore-requirements", Usage: "run also where the package says that the kernel is too old"},
+			&cli.BoolFlag{Name: "watch", Usage: "build a folder or a .bpf.c file again with each save, and move to the new build"},
+			&cli.StringFlag{Name: "handover", Usage: "take over from the instance that meets others in this `DIR`, and be taken over from"},
+			&cli.StringSliceFlag{Name: "carry", Usage: "also carry this `MAP` over (.data, .bss), or all; may be given several times"},
+			&cli.BoolFlag{Name: "reset-state", Usage: "let maps start empty whose layout has changed"},
 		},
 		Action: func(c *cli.Context) error {
 			args, err := s.positionals(c, 1, 1)
 			if err != nil {
 				return err
+			}
+			o, err := s.runOptions(c)
+			if err != nil {
+				return err
+			}
+			if c.Bool("watch") {
+				if info, err := os.Stat(args[0]); err == nil && !info.IsDir() && !strings.HasSuffix(args[0], ".c") {
+					return usageError(c, "--watch takes a folder or a .bpf.c file: "+args[0]+" is built already")
+				}
+				return s.adviseFlagOrder(s.watch(c.Context, args[0], c.Bool("ignore-requirements"), o))
 			}
 			pkg, requires, types, err := s.loadPackage(c.Context, args[0])
 			if err != nil {
@@ -50,24 +68,56 @@ func (s *session) runCommand() *cli.Command {
 			if err := checkKernel(requires); err != nil && !c.Bool("ignore-requirements") {
 				return err
 			}
-			attach, err := parseAttach(c)
-			if err != nil {
-				return err
-			}
-			err = ecli.Run(c.Context, ecli.Options{
-				Package:   pkg,
-				Args:      s.tail,
-				JSON:      c.Bool("json"),
-				Attach:    attach,
-				Interface: c.String("interface"),
-				KernelBTF: types,
-				Stdout:    s.out,
-				Stderr:    s.err,
-				Status:    func(manifest.Status) {},
-			})
+			o.Package, o.KernelBTF = pkg, types
+			err = ecli.Run(c.Context, o)
 			return s.adviseFlagOrder(err)
 		},
 	}
+}
+
+// watchHelp says what --watch does.
+const watchHelp = "With --watch, a save builds the source again, and the new build takes over from\n" +
+	"the running one: no event is lost, and the content of its maps is kept. What does\n" +
+	"not compile, or what the kernel refuses, leaves the running one as it is."
+
+// runOptions are what the flags say of a run.
+func (s *session) runOptions(c *cli.Context) (ecli.Options, error) {
+	attach, err := parseAttach(c)
+	if err != nil {
+		return ecli.Options{}, err
+	}
+	o := ecli.Options{
+		Args:       s.tail,
+		JSON:       c.Bool("json"),
+		Attach:     attach,
+		Interface:  c.String("interface"),
+		Stdout:     s.runnerOutput(),
+		Stderr:     s.err,
+		Handover:   c.String("handover"),
+		Revision:   uint64(time.Now().UnixNano()),
+		ResetState: c.Bool("reset-state"),
+		Status:     func(manifest.Status) {},
+		// Who hangs in the kernel is ended by nobody else, and the other instance waits
+		// for that end.
+		Hung: func(err error) {
+			s.complain(err)
+			os.Exit(int(manifest.KindOf(err)))
+		},
+	}
+	for _, word := range c.StringSlice("carry") {
+		if word == "all" {
+			o.Carry.All = true
+		} else {
+			o.Carry.Maps = append(o.Carry.Maps, word)
+		}
+	}
+	switch moves := c.Bool("watch") || o.Handover != ""; {
+	case c.Bool("watch") && o.Handover != "":
+		return o, usageError(c, "--watch has a folder of its own for handovers: --handover does not go with it")
+	case !moves && (o.ResetState || c.IsSet("carry")):
+		return o, usageError(c, "--carry and --reset-state say what a handover does: they need --watch or --handover DIR")
+	}
+	return o, nil
 }
 
 // attachHelp says what --attach takes.
@@ -98,7 +148,7 @@ func (s *session) adviseFlagOrder(err error) error {
 	}
 	for _, word := range s.tail {
 		name, _, _ := strings.Cut(word, "=")
-		if name == "--attach" || name == "--interface" || name == "--json" || name == "--ignore-requirements" {
+		if slices.Contains([]string{"--attach", "--interface", "--json", "--ignore-requirements", "--watch", "--handover", "--carry", "--reset-state"}, name) {
 			return manifest.WithKind(manifest.KindUsage, err, "What follows the package is the program's; ebpm's own "+name+" belongs in front of it.")
 		}
 	}

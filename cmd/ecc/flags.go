@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/ebpm/ebpm/builder/ecc"
 )
 
 // commandLine is what the user asked for.
@@ -40,15 +42,17 @@ type flag struct {
 	long  string
 	value string // the value's name in help, empty for a switch
 	help  string
-	on    func(*commandLine) *bool
-	text  func(*commandLine) *string
-	list  func(*commandLine) *[]string
+	// fallback is the default where that depends on the environment.
+	fallback func(getenv func(string) string) string
+	on       func(*commandLine) *bool
+	text     func(*commandLine) *string
+	list     func(*commandLine) *[]string
 }
 
 var flags = []flag{
 	{short: 'o', long: "output-path", value: "OUTPUT_PATH", help: "Folder for the results, which must exist [default: the folder of the source]",
 		text: func(l *commandLine) *string { return &l.output }},
-	{short: 'v', long: "verbose", help: "Log more",
+	{short: 'v', long: "verbose", help: "Log the commands that are run, too",
 		on: func(l *commandLine) *bool { return &l.verbose }},
 	{short: 'y', long: "yaml", help: "Write the skeleton and the package as YAML instead of JSON",
 		on: func(l *commandLine) *bool { return &l.yaml }},
@@ -58,7 +62,7 @@ var flags = []flag{
 		on: func(l *commandLine) *bool { return &l.wasmHeader }},
 	{short: 'b', long: "btfgen", help: "Write NAME.tar too: the package with BTF for the kernels of a btfhub archive (runs bpftool)",
 		on: func(l *commandLine) *bool { return &l.btfgen }},
-	{long: "btfhub-archive", value: "BTFHUB_ARCHIVE", help: "Folder of the btfhub archive for --btfgen [default: btfhub-archive in the data folder of eunomia]",
+	{long: "btfhub-archive", value: "BTFHUB_ARCHIVE", help: "Folder of the btfhub archive, the BTF for --btfgen", fallback: ecc.DefaultBTFHub,
 		text: func(l *commandLine) *string { return &l.btfhub }},
 	{short: 'w', long: "workspace-path", value: "WORKSPACE_PATH", help: "Folder whose include/ takes the place of the built-in headers",
 		text: func(l *commandLine) *string { return &l.workspace }},
@@ -279,7 +283,8 @@ func similarFlag(name string) string {
 }
 
 // printHelp writes the help; the long one has a line of its own for each text.
-func printHelp(w io.Writer, program string, long bool) {
+// The folder of the btfhub archive is that of the environment.
+func printHelp(w io.Writer, program string, long bool, getenv func(string) string) {
 	fmt.Fprintf(w, "Compile an eBPF source into an object, its skeleton and a package.json\n\n")
 	fmt.Fprintf(w, "Usage: %s %s %s\n\n", program, anyOptions, usageArgs)
 	rows := [][2]string{
@@ -295,7 +300,13 @@ func printHelp(w io.Writer, program string, long bool) {
 		if f.short != 0 {
 			left = fmt.Sprintf("-%c, %s", f.short, f)
 		}
-		rows = append(rows, [2]string{left, f.help})
+		help := f.help
+		if f.fallback != nil {
+			if value := f.fallback(getenv); value != "" {
+				help += " [default: " + value + "]"
+			}
+		}
+		rows = append(rows, [2]string{left, help})
 	}
 	fmt.Fprintln(w, "\nOptions:")
 	printRows(w, rows, long)

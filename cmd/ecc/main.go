@@ -50,7 +50,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		usage.print(stderr, program)
 		return exitUsage
 	case line.help != "":
-		printHelp(stdout, program, line.help == "--help")
+		printHelp(stdout, program, line.help == "--help", getenv)
 		return exitOK
 	case line.version:
 		fmt.Fprintln(stdout, "ecc", manifest.Version)

@@ -104,6 +104,26 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
+// TestHelpOfBTFHub: the help has the folder that would be taken.
+func TestHelpOfBTFHub(t *testing.T) {
+	for env, want := range map[string]string{
+		"HOME":         "the BTF for --btfgen [default: /there/.local/share/eunomia/btfhub-archive]\n",
+		"EUNOMIA_HOME": "the BTF for --btfgen [default: /there/btfhub-archive]\n",
+		"":             "the BTF for --btfgen\n",
+	} {
+		getenv := func(name string) string {
+			if name == env {
+				return "/there"
+			}
+			return ""
+		}
+		var stdout, stderr bytes.Buffer
+		if code := run(t.Context(), []string{"ecc", "-h"}, getenv, &stdout, &stderr); code != exitOK || !strings.Contains(stdout.String(), want) {
+			t.Errorf("%s: exit code %d, wanted %q in\n%s", env, code, want, &stdout)
+		}
+	}
+}
+
 // TestBTFHubFolder looks for the archive where the flags and the environment
 // say.
 func TestBTFHubFolder(t *testing.T) {
@@ -173,6 +193,10 @@ func TestCompile(t *testing.T) {
 		{"header only", []string{"--header-only", "e.h"}, "error", exitOK, "", []string{"e.bpf.o", "e.skel.json", "package.json"}},
 		{"header only, another header dropped", []string{"--header-only", "e.h", "gone.h"}, "error", exitOK, "", []string{"e.bpf.o", "e.skel.json", "package.json"}},
 		{"RUST_LOG of a module", []string{"a.bpf.c"}, "some::module", exitOK, "", []string{"a.bpf.o", "a.skel.json", "package.json"}},
+		{"verbose", []string{"-v", "a.bpf.c"}, "", exitOK, compiling +
+			"DEBUG [ecc_rs::bpf_compiler] $ \"clang\" CommandArgs { inner: [\"-g\", \"-O2\", \"-target\", \"bpf\", ...] }\n" +
+			"DEBUG [ecc_rs::bpf_compiler] $ \"llvm-strip\" CommandArgs { inner: [\"-g\", ...] }\n" +
+			packing + "package.json...\n", []string{"a.bpf.o", "a.skel.json", "package.json"}},
 		{"dash", []string{"--", "-dash.bpf.c"}, "off", exitOK, "", []string{"-dash.bpf.o", "-dash.skel.json", "package.json"}},
 		{"no source", []string{"gone.bpf.c"}, "", exitFailure, "Error: read source: open gone.bpf.c: no such file or directory\n", nil},
 		{"no clang", []string{"-c", "gone", "a.bpf.c"}, "", exitFailure, "Error: run gone: exec: \"gone\": executable file not found in $PATH\nInstall clang and llvm (Debian: apt-get install clang llvm) or build in a cluster: ebpm build --builder kubernetes.\n", nil},
@@ -204,6 +228,8 @@ func TestCompile(t *testing.T) {
 			}
 			// How clang quotes a line differs between its versions.
 			got := regexp.MustCompile(`(?s)(error: said by the source\n).*(Error: )`).ReplaceAllString(stderr.String(), "$1$2")
+			// So do the flags that it needs, with the folders of the machine.
+			got = regexp.MustCompile(`(inner: \["-g", )("-O2", "-target", "bpf", )?".*"\] }`).ReplaceAllString(got, "$1$2...] }")
 			if diff := cmp.Diff(test.stderr, got); diff != "" || stdout.Len() > 0 {
 				t.Errorf("stdout %q, stderr (-want +got):\n%s", &stdout, diff)
 			}

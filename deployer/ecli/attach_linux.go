@@ -28,6 +28,7 @@ func resolveTargets(programs []plannedProgram) ([]plannedProgram, error) {
 		at   manifest.Target
 	}
 	seen := map[place]bool{}
+	confined := map[string]bool{}
 	var resolved []plannedProgram
 	for _, p := range programs {
 		places, err := resolveTarget(p.at)
@@ -39,9 +40,13 @@ func resolveTargets(programs []plannedProgram) ([]plannedProgram, error) {
 			if key := (place{p.name, at}); !seen[key] {
 				seen[key] = true
 				p.at, p.pid = at, cmp.Or(at.PID, p.pid)
+				confined[p.name] = confined[p.name] || p.pid != 0
 				resolved = append(resolved, p)
 			}
 		}
+	}
+	for i := range resolved {
+		resolved[i].confined = confined[resolved[i].name]
 	}
 	return resolved, nil
 }
@@ -172,20 +177,64 @@ func containerID(cgroups, prefix string) string {
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }
 
+// processGone is the error of a process, by its number, that is not there any more.
+type processGone int
+
+func (p processGone) Error() string { return fmt.Sprintf("there is no process %d here", int(p)) }
+
+// attachAll attaches each program at its place. The processes of a container come
+// and go: one that has ended since they were listed, or that only its parent still
+// keeps, is passed by, unless no other is left.
+func attachAll(programs []plannedProgram, attach func(*plannedProgram) error) error {
+	type target struct {
+		program string
+		at      manifest.Target
+	}
+	ended, attached := map[target]error{}, map[target]bool{}
+	for i := range programs {
+		p := &programs[i]
+		of := target{p.name, p.at}
+		of.at.PID = 0
+		err := attach(p)
+		var gone processGone
+		switch {
+		case err == nil:
+			attached[of] = true
+		case of.at.Container != "" && errors.As(err, &gone):
+			ended[of] = err
+		default:
+			return err
+		}
+	}
+	for of, err := range ended {
+		if !attached[of] {
+			return err
+		}
+	}
+	return nil
+}
+
 // openUserTarget opens the binary of a probe of user space in the root of the
 // process that the probe is restricted to, else in that of the options.
 func (p *plannedProgram) openUserTarget(o *Options, binary string) (*os.File, string, error) {
-	root := o.Root
-	if p.pid != 0 {
-		proc := fmt.Sprintf("/proc/%d", p.pid)
-		if _, err := os.Stat(proc); errors.Is(err, fs.ErrNotExist) {
-			return nil, "", fmt.Errorf("%s: there is no process %d here", binary, p.pid)
-		}
-		if root != "" || !seesOurFiles(p.pid) {
-			root = proc + "/root"
-		}
+	if p.pid == 0 {
+		return openTarget(o.Root, binary)
 	}
-	return openTarget(root, binary)
+	root := ""
+	if o.Root != "" || !seesOurFiles(p.pid) {
+		root = fmt.Sprintf("/proc/%d/root", p.pid)
+	}
+	file, path, err := openTarget(root, binary)
+	if err != nil && hasEnded(p.pid) {
+		return nil, "", fmt.Errorf("%s: %w", binary, processGone(p.pid))
+	}
+	return file, path, err
+}
+
+// hasEnded reports whether a process is gone, or a zombie, which has no root.
+func hasEnded(pid int) bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/root", pid))
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
 }
 
 // seesOurFiles reports whether a process has the root and the mounts of this

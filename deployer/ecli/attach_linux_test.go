@@ -275,11 +275,54 @@ func TestAttachContainer(t *testing.T) {
 		return startProbed(t, root+"/prog", root, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())})
 	}
 	one, two := inside(), inside()
+	// It has ended, and whoever started it has not asked for that.
+	zombie := exec.Command("/bin/true")
+	zombie.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
+	if err := zombie.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := zombie.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, "it has ended", func() bool {
+		_, err := os.Readlink(fmt.Sprintf("/proc/%d/root", zombie.Process.Pid))
+		return errors.Is(err, os.ErrNotExist)
+	})
 	outside := startProbed(t, root+"/prog", "/", nil)
 	h := hookTest{section: "uprobe", typ: ebpf.Kprobe, options: at("/prog:" + probedSymbol + ",container=containerd://" + id), trigger: callAll(outside, one, two)}
 	targets, events := h.counts(t, 2)
 	if events != 2 || len(targets) != 2 || !strings.Contains(targets[0], fmt.Sprint(" of process ", one.cmd.Process.Pid)) {
 		t.Errorf("%d events, attached to %q", events, targets)
+	}
+}
+
+// TestAttachAll: what a container has lost since its processes were listed is
+// passed by, and only that.
+func TestAttachAll(t *testing.T) {
+	of := func(container string, pid int) plannedProgram {
+		return plannedProgram{name: "probe", at: manifest.Target{Container: container, PID: pid}}
+	}
+	refused := errors.New("refused")
+	for _, tt := range []struct {
+		name     string
+		programs []plannedProgram
+		errs     []error
+		want     error
+	}{
+		{"one has ended", []plannedProgram{of("c", 1), of("c", 2)}, []error{processGone(1), nil}, nil},
+		{"the last one has ended", []plannedProgram{of("c", 1), of("c", 2)}, []error{nil, fmt.Errorf("/prog: %w", processGone(2))}, nil},
+		{"all have ended", []plannedProgram{of("c", 1), of("c", 2)}, []error{processGone(1), processGone(2)}, processGone(2)},
+		{"all of another container", []plannedProgram{of("c", 1), of("d", 2)}, []error{nil, processGone(2)}, processGone(2)},
+		{"named by its number", []plannedProgram{of("", 1), of("", 2)}, []error{processGone(1), nil}, processGone(1)},
+		{"another error", []plannedProgram{of("c", 1), of("c", 2)}, []error{refused, nil}, refused},
+	} {
+		i := 0
+		err := attachAll(tt.programs, func(*plannedProgram) error { i++; return tt.errs[i-1] })
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: got %v, want %v", tt.name, err, tt.want)
+		}
 	}
 }
 
@@ -611,5 +654,42 @@ func TestAttachKernelFunctions(t *testing.T) {
 				t.Errorf("%d events, attached to %q", events, targets)
 			}
 		})
+	}
+}
+
+// TestConfined: a program is loaded once for all its places, whatever their order.
+func TestConfined(t *testing.T) {
+	multi, knows := hasUprobeMulti, multiKnowsProcesses
+	hasUprobeMulti, multiKnowsProcesses = func() bool { return true }, func() bool { return false }
+	t.Cleanup(func() { hasUprobeMulti, multiKnowsProcesses = multi, knows })
+	everywhere, here := manifest.Target{Section: "/prog:a"}, manifest.Target{Section: "/prog:b", PID: os.Getpid()}
+	for _, tt := range []struct {
+		places []manifest.Target
+		want   ebpf.AttachType
+	}{
+		{[]manifest.Target{everywhere}, ebpf.AttachTraceUprobeMulti},
+		{[]manifest.Target{everywhere, here}, ebpf.AttachNone},
+		{[]manifest.Target{here, everywhere}, ebpf.AttachNone},
+	} {
+		meta, spec := probe("uprobe", ebpf.Kprobe)
+		programs, err := planPrograms(meta, spec, map[string][]manifest.Target{"probe": tt.places})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := prepare(&plan{programs: programs}, &Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := spec.Programs["probe"].AttachType; got != tt.want {
+			t.Errorf("%v: loaded as %s, want %s", tt.places, got, tt.want)
+		}
+	}
+}
+
+// TestKprobeOffsetAndEntry: kprobe.multi would put the probe at the entry.
+func TestKprobeOffsetAndEntry(t *testing.T) {
+	p := plannedProgram{spec: &ebpf.ProgramSpec{AttachType: ebpf.AttachTraceKprobeMulti}}
+	_, _, err := kprobe{function: "f", offset: 4}.attach(&p, nil)
+	if err == nil || !strings.Contains(err.Error(), "f+0x4: ") || !strings.Contains(err.Error(), "takes no offset") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -66,7 +66,7 @@ func TestNoBTF(t *testing.T) {
 			if err == nil || manifest.KindOf(err) != manifest.KindPrecondition || !strings.Contains(err.Error(), tt.want) {
 				t.Fatalf("got %v (kind %d)", err, manifest.KindOf(err))
 			}
-			for _, word := range []string{"CONFIG_DEBUG_INFO_BTF", "/sys/kernel/btf/vmlinux", btfFileEnv} {
+			for _, word := range []string{"CONFIG_DEBUG_INFO_BTF", "/sys/kernel/btf/vmlinux", btfFileEnv, "tp_btf"} {
 				if advice := manifest.AdviceOf(err); !strings.Contains(advice, word) {
 					t.Errorf("%v: the advice %q does not name %s", err, advice, word)
 				}

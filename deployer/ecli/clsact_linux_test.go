@@ -24,12 +24,16 @@ import (
 	"github.com/ebpm/ebpm/manifest"
 )
 
+// simulated is true while this process acts as on another kernel.
+var simulated bool
+
 // withoutTCX makes this process act as on a kernel without TCX.
 func withoutTCX(t *testing.T) {
 	t.Helper()
-	with := attachTCX
+	attach, has := attachTCX, hasTCX
 	attachTCX = func(link.TCXOptions) (link.Link, error) { return nil, ebpf.ErrNotSupported }
-	t.Cleanup(func() { attachTCX = with })
+	hasTCX, simulated = func() bool { return false }, haveTCX(t)
+	t.Cleanup(func() { attachTCX, hasTCX, simulated = attach, has, false })
 }
 
 // haveTCX reports whether the running kernel has TCX, by its version.

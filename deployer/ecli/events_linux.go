@@ -115,6 +115,7 @@ func (s *eventSource) run() error {
 		event, lost, err := s.reader.next()
 		switch {
 		case err == nil && lost == 0 && len(event) >= s.printer.layout.need:
+			s.printer.sameTime = len(s.buf) > 0
 			s.buf = s.format(s.buf, event)
 			if len(s.buf) < flushSize {
 				continue

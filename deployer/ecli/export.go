@@ -3,6 +3,7 @@
 package ecli
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,13 @@ func (p *plan) planExports(meta *manifest.Meta, spec *ebpf.CollectionSpec) error
 		}
 		if spec.Maps[m.Name] == nil {
 			return fmt.Errorf("map %s: the object has no map of that name", m.Name)
+		}
+		// Decoding leaves there what is no sample. Without it the map would be
+		// left out, and nobody told.
+		if raw := m.Extra["sample"]; raw != nil {
+			if err := json.Unmarshal(raw, new(manifest.Sample)); err != nil {
+				return fmt.Errorf("map %s: sample: %w", m.Name, err)
+			}
 		}
 		maps = append(maps, m)
 	}

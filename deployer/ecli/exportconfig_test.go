@@ -54,6 +54,8 @@ func TestExportConfigs(t *testing.T) {
 func TestExportsRefused(t *testing.T) {
 	for name, want := range map[string]string{
 		"linear-hist/badtype":       `map hists: sample type "cubic": expected default_kv, log2_hist or linear_hist`,
+		"linear-hist/nointerval":    "map hists: sample: missing field `interval`",
+		"linear-hist/float":         "map hists: sample: interval: ",
 		"multi-export/overlap":      `map rb_one: export_config: member bb begins at byte 2, within the one before, which ends at byte 4`,
 		"multi-export/badid":        `map rb_one: export_config: member aa: type 9999 of the object's BTF`,
 		"multi-export/badbtf":       `map rb_one: export_config: type 9999 of the object's BTF`,

@@ -33,6 +33,25 @@ func (q quoting) json() quoting {
 
 const hexDigits = "0123456789abcdef"
 
+// What has to be looked at in a text, by its bytes: one bit for each quoting.
+var careful = func() (bits [256]uint8) {
+	for c := range bits {
+		control, delete := c < 0x20, c == 0x7f
+		syntax := c == '"' || c == '\\'
+		for q, care := range map[quoting]bool{
+			quoteNone:         false,
+			quoteTerminal:     control || delete,
+			quoteJSON:         control || syntax,
+			quoteJSONTerminal: control || delete || syntax,
+		} {
+			if care || c >= utf8.RuneSelf {
+				bits[c] |= 1 << q
+			}
+		}
+	}
+	return bits
+}()
+
 // appendText appends s. Each byte that is not UTF-8 becomes U+FFFD. As JSON,
 // only the quote, the backslash and bytes below 0x20 are escaped, as Rust's
 // serde_json does.
@@ -42,26 +61,28 @@ func appendText(dst, s []byte, q quoting) []byte {
 	if asJSON {
 		dst = append(dst, '"')
 	}
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c >= utf8.RuneSelf {
-			r, n := utf8.DecodeRune(s[i:])
-			if terminal && manifest.TerminalUnsafe(r) {
-				dst = appendEscape(dst, r)
-			} else {
-				dst = utf8.AppendRune(dst, r)
-			}
-			i += n
-			continue
+	for len(s) > 0 {
+		n := 0
+		for n < len(s) && careful[s[n]]>>q&1 == 0 {
+			n++
 		}
-		i++
+		dst = append(dst, s[:n]...)
+		s = s[n:]
+		if len(s) == 0 {
+			break
+		}
+		r, n := rune(s[0]), 1
+		if r >= utf8.RuneSelf {
+			r, n = utf8.DecodeRune(s)
+		}
+		s = s[n:]
 		switch {
-		case c < 0x20 && (asJSON || terminal), c == 0x7f && terminal:
-			dst = appendEscape(dst, rune(c))
-		case asJSON && (c == '"' || c == '\\'):
-			dst = append(dst, '\\', c)
+		case r == '"' || r == '\\':
+			dst = append(dst, '\\', byte(r))
+		case r < utf8.RuneSelf, terminal && manifest.TerminalUnsafe(r):
+			dst = appendEscape(dst, r)
 		default:
-			dst = append(dst, c)
+			dst = utf8.AppendRune(dst, r)
 		}
 	}
 	if asJSON {

@@ -41,19 +41,39 @@ func runHandover(ctx context.Context, p *plan, spec *ebpf.CollectionSpec, o *Opt
 	if err != nil {
 		return err
 	}
-	g := &generation{
-		instance: instance{reporter: newReporter(o, kernelRelease())},
-		o:        o, plan: p, spec: spec, failed: make(chan error, 1), pkg: -1,
-	}
-	if g.pkg, err = sealedFile("package", encoded); err != nil {
+	o.Package = nil
+	g, err := newGeneration(p, spec, o, encoded)
+	if err != nil {
 		return err
 	}
+	return g.run(ctx)
+}
+
+// newGeneration makes an instance of a plan. Others read the types of its events
+// from the package.
+func newGeneration(p *plan, spec *ebpf.CollectionSpec, o *Options, pkg []byte) (*generation, error) {
+	fd, err := sealedFile("package", pkg)
+	if err != nil {
+		return nil, err
+	}
+	return &generation{
+		instance: instance{reporter: newReporter(o, kernelRelease())},
+		o:        o, plan: p, spec: spec, failed: make(chan error, 1), pkg: fd,
+	}, nil
+}
+
+// run takes part until ctx is done.
+func (g *generation) run(ctx context.Context) error {
 	defer func() { _ = unix.Close(g.pkg) }()
-	o.Package = nil
-	err = handover.Run(ctx, g, handover.Options{
-		Dir: o.Handover, Revision: o.Revision, Became: g.became, Hung: o.Hung,
+	o := g.o
+	err := handover.Run(ctx, g, handover.Options{
+		Dir: o.Handover, Revision: o.Revision, Became: g.became, Hung: o.Hung, Step: o.Step,
 		Log: func(s string) { fmt.Fprintln(o.Stderr, TextFor(o.Stderr, s)) },
 	})
+	if g.ready != nil {
+		// Who has retired stays ready until it is told to end.
+		err = errors.Join(err, g.ready.Close())
+	}
 	var refused *handover.RefusedError
 	switch {
 	case errors.As(err, &refused):
@@ -117,11 +137,13 @@ type generation struct {
 
 var _ handover.Host = (*generation)(nil)
 
-// A part is a program with its dispatcher.
+// A part is a program with its dispatcher, or a struct of programs with its link.
 type part struct {
 	handover.Part
 	slots *handover.Slots
-	// links hold the dispatcher in its place.
+	// structs are what stands in the place of slots in a part that is swapped.
+	structs *handover.Structs
+	// links hold the dispatcher, or the struct, in its place.
 	links []int
 	// closer is that of the hook, where this instance has attached it; its
 	// descriptors are links.
@@ -145,8 +167,38 @@ func (p *part) close() error {
 	if p.slots != nil {
 		errs = append(errs, p.slots.Close())
 	}
+	if p.structs != nil {
+		errs = append(errs, p.structs.Close())
+	}
 	*p = part{}
 	return errors.Join(errs...)
+}
+
+// fd is the file that goes with the links.
+func (p *part) fd() int {
+	if p.structs != nil {
+		return p.structs.FD()
+	}
+	return p.slots.FD()
+}
+
+// adoptPart takes over the part that another instance describes.
+func adoptPart(what handover.Part, got *fileList) (*part, error) {
+	p := &part{Part: what, foreign: true}
+	fd := got.take()
+	for range what.Links {
+		p.links = append(p.links, got.take())
+	}
+	var err error
+	if what.Swapped {
+		p.structs, err = handover.AdoptStructs(fd)
+	} else {
+		p.slots, err = handover.AdoptSlots(fd)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("program %s: %w", what.Name, err), p.close())
+	}
+	return p, nil
 }
 
 // A peer is what this instance holds of another one to be able to go on alone.
@@ -214,9 +266,13 @@ func (g *generation) bring(p *plan, spec *ebpf.CollectionSpec, replace map[strin
 // one, which it attaches.
 func (g *generation) place(prog *plannedProgram, offered []*part) error {
 	program := g.coll.Programs[prog.name]
+	if prog.hook.structOf != nil {
+		return g.placeStruct(prog, program, offered)
+	}
 	if wayOf(prog) != manifest.Exact {
 		return g.attach(prog, program, g.o)
 	}
+	prog.maps = g.coll.Maps
 	want, err := g.describe(prog)
 	if err != nil {
 		return err
@@ -243,7 +299,11 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 	if own.slots, err = handover.NewSlots(); err != nil {
 		return explain(err)
 	}
-	g.parts = append(g.parts, own)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, own.close())
+		}
+	}()
 	types, err := kernelTypes(g.o)
 	if err != nil {
 		return err
@@ -266,7 +326,53 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 	if !ok {
 		return fmt.Errorf("program %s (%s): it is not attached by a descriptor that could be handed over", prog.name, prog.spec.SectionName)
 	}
+	if len(fds) == 0 {
+		own.closer = partOf{} // a map holds it, which others may go on with
+	}
 	own.links, own.Links = fds, len(fds)
+	return nil
+}
+
+// placeStruct puts a struct of programs behind the link of an offered one of the
+// same kind and name, else behind a new one.
+func (g *generation) placeStruct(prog *plannedProgram, program *ebpf.Program, offered []*part) error {
+	name, target, err := prog.hook.structOf(prog)
+	if err != nil {
+		return err
+	}
+	tell := func() {
+		g.reporter.programs = append(g.reporter.programs,
+			manifest.ProgramStatus{Name: prog.name, Section: prog.spec.SectionName, Target: target})
+	}
+	if slices.ContainsFunc(g.parts, func(p *part) bool { return p.structs != nil && p.Name == name }) {
+		tell() // with another of its programs
+		return nil
+	}
+	key := structKey(prog.object.Maps[name])
+	for _, have := range offered {
+		if have.Name == name && have.Key == key && have.structs != nil {
+			have.structs.Own, have.foreign = g.coll.Maps[name], false
+			g.parts = append(g.parts, have)
+			tell()
+			return nil
+		}
+	}
+	own := &part{
+		Part:    handover.Part{Name: name, Key: key, Target: target, Swapped: true},
+		structs: &handover.Structs{Own: g.coll.Maps[name]},
+	}
+	g.parts = append(g.parts, own)
+	if err := g.attach(prog, program, g.o); err != nil {
+		return err
+	}
+	last := len(g.links) - 1
+	own.closer, g.links = g.links[last], g.links[:last]
+	fds, ok := descriptors(own.closer)
+	if !ok {
+		return fmt.Errorf("struct %s: it is not registered by a descriptor that could be handed over", name)
+	}
+	own.links, own.Links = fds, len(fds)
+	g.parts = append(g.parts, own)
 	return nil
 }
 
@@ -278,6 +384,10 @@ func descriptors(c io.Closer) (fds []int, ok bool) {
 		return []int{c.FD()}, true
 	case *os.File:
 		return []int{int(c.Fd())}, true
+	case *structOps:
+		return descriptors(c.Link)
+	case *sockmapProgram:
+		return nil, true // the map holds it
 	case perfEvents:
 		for _, f := range c {
 			fds = append(fds, int(f.Fd()))
@@ -343,10 +453,9 @@ func (g *generation) Start(context.Context) (err error) {
 	if err := g.bring(p, spec, nil); err != nil {
 		return err
 	}
-	for i := range p.programs {
-		if err := g.place(&p.programs[i], nil); err != nil {
-			return err
-		}
+	err = attachAll(p.programs, func(prog *plannedProgram) error { return g.place(prog, nil) })
+	if err != nil {
+		return err
 	}
 	g.loaded()
 	return g.Resume()
@@ -371,7 +480,7 @@ func (g *generation) Offer() (o handover.Offer, files []int, err error) {
 	files = []int{g.pkg, g.cell.FD()}
 	for _, p := range g.parts {
 		o.Parts = append(o.Parts, p.Part)
-		files = append(append(files, p.slots.FD()), p.links...)
+		files = append(append(files, p.fd()), p.links...)
 	}
 	names, fds := g.buffers()
 	o.Buffers = names
@@ -399,6 +508,9 @@ func (g *generation) buffers() (names []string, files []int) {
 func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (_ handover.Ready, mine []int, err error) {
 	got := fileList(files)
 	defer got.close()
+	if err := handover.CheckLinks(o.Parts, files, 2); err != nil {
+		return handover.Ready{}, nil, err
+	}
 	defer func() { err = g.undoneUnless(err) }()
 	g.peer = &peer{pkg: got.take(), buffers: map[string]int{}}
 	if g.cell, err = handover.AdoptCell(got.take()); err != nil {
@@ -416,15 +528,11 @@ func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (
 		}
 	}()
 	for _, p := range o.Parts {
-		theirs := &part{Part: p, foreign: true}
+		theirs, err := adoptPart(p, &got)
+		if err != nil {
+			return handover.Ready{}, nil, explain(err)
+		}
 		offered = append(offered, theirs)
-		slots := got.take()
-		for range p.Links {
-			theirs.links = append(theirs.links, got.take())
-		}
-		if theirs.slots, err = handover.AdoptSlots(slots); err != nil {
-			return handover.Ready{}, nil, explain(fmt.Errorf("program %s: %w", p.Name, err))
-		}
 	}
 	for _, name := range o.Buffers {
 		g.peer.buffers[name] = got.take()
@@ -446,19 +554,19 @@ func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (
 		return handover.Ready{}, nil, err
 	}
 	g.way = manifest.Exact
-	for i := range p.programs {
-		prog := &p.programs[i]
+	err = attachAll(p.programs, func(prog *plannedProgram) error {
 		g.way = worse(g.way, wayOf(prog))
-		if err := g.place(prog, offered); err != nil {
-			return handover.Ready{}, nil, err
-		}
+		return g.place(prog, offered)
+	})
+	if err != nil {
+		return handover.Ready{}, nil, err
 	}
 	g.brought.Parts, g.brought.Buffers = []handover.Part{}, []string{}
 	mine = []int{g.pkg}
 	for _, p := range g.parts {
 		if p.closer != nil {
 			g.brought.Parts = append(g.brought.Parts, p.Part)
-			mine = append(append(mine, p.slots.FD()), p.links...)
+			mine = append(append(mine, p.fd()), p.links...)
 		}
 	}
 	if len(g.brought.Parts) > 0 {
@@ -542,15 +650,14 @@ func (l *fileList) close() {
 func (g *generation) Keep(r handover.Ready, files []int) (err error) {
 	got := fileList(files)
 	defer got.close()
+	if err := handover.CheckLinks(r.Parts, files, 1); err != nil {
+		return err
+	}
 	g.peer = &peer{pkg: got.take(), buffers: map[string]int{}}
 	for _, p := range r.Parts {
-		theirs := &part{Part: p, foreign: true}
-		slots := got.take()
-		for range p.Links {
-			theirs.links = append(theirs.links, got.take())
-		}
-		if theirs.slots, err = handover.AdoptSlots(slots); err != nil {
-			return errors.Join(err, theirs.close())
+		theirs, err := adoptPart(p, &got)
+		if err != nil {
+			return err
 		}
 		g.parts = append(g.parts, theirs)
 	}
@@ -577,6 +684,14 @@ func (g *generation) Flip(own bool) error {
 	}
 	if err := g.cell.Set(to); err != nil {
 		return err
+	}
+	for _, p := range g.parts {
+		if p.structs == nil || p.foreign {
+			continue
+		}
+		if err := p.structs.Swap(p.links, own); err != nil {
+			return fmt.Errorf("struct %s: %w", p.Name, err)
+		}
 	}
 	return g.cell.Grace()
 }
@@ -696,7 +811,7 @@ func (g *generation) peerOutputs() (*outputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.headed = true
+	out.header = nil
 	return out, nil
 }
 
@@ -736,7 +851,11 @@ func (g *generation) DropPeer() error {
 			errs = append(errs, p.close())
 			return true
 		}
-		errs = append(errs, p.slots.Clear(g.slot.Other()))
+		if p.structs != nil {
+			errs = append(errs, p.structs.DropPeer())
+		} else {
+			errs = append(errs, p.slots.Clear(g.slot.Other()))
+		}
 		return false
 	})
 	if g.peer != nil {

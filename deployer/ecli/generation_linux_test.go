@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -132,23 +133,28 @@ type member struct {
 	cancel   context.CancelFunc
 	done     chan error
 	gone     chan struct{}
+	ready    string // its socket
 }
 
 func startMember(t *testing.T, dir, version string, revision uint64, out *tallier) *member {
 	t.Helper()
+	return joinPackage(t, Options{Package: handoverPackage(t, version), JSON: true, Stdout: out, Handover: dir, Revision: revision})
+}
+
+// joinPackage starts an instance of a package that takes part in a release.
+func joinPackage(t *testing.T, o Options) *member {
+	t.Helper()
 	needRoot(t)
-	m := &member{done: make(chan error, 1), gone: make(chan struct{})}
+	m := &member{done: make(chan error, 1), gone: make(chan struct{}), ready: filepath.Join(t.TempDir(), "ready.sock")}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	t.Cleanup(func() {
 		cancel()
 		<-m.gone // what a test that failed left would be in the way of others
 	})
-	o := Options{
-		Package: handoverPackage(t, version), JSON: true, Stdout: out, Stderr: &m.stderr,
-		Handover: dir, Revision: revision, Hung: func(err error) { t.Errorf("hung: %v", err) },
-		Status: func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() },
-	}
+	o.ReadySocket = m.ready
+	o.Stderr, o.Hung = &m.stderr, func(err error) { t.Errorf("hung: %v", err) }
+	o.Status = func(s manifest.Status) { m.mu.Lock(); m.statuses = append(m.statuses, s); m.mu.Unlock() }
 	go func() {
 		defer close(m.gone)
 		m.done <- Run(ctx, o)
@@ -189,6 +195,9 @@ func (m *member) end(t *testing.T) {
 	if err := <-m.done; err != nil && !errors.Is(err, context.Canceled) {
 		t.Errorf("end: %v\n%s", err, m.stderr.String())
 	}
+	if _, err := os.Lstat(m.ready); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its socket for readiness is left: %v", err)
+	}
 }
 
 // TestHandover moves between two versions under load, up and back.
@@ -196,9 +205,14 @@ func TestHandover(t *testing.T) {
 	dir, out := t.TempDir(), newTallier()
 	first := startMember(t, dir, "v1", 1, out)
 	first.waitRole(t, manifest.RoleCurrent)
-	load := []*numberer{startNumberer(0, time.Millisecond), startNumberer(1, time.Millisecond)}
+	// A translated processor does less.
+	moves, pause := 10, time.Millisecond
+	if os.Getenv(vmEnv) != "" {
+		moves, pause = 4, 50*time.Millisecond
+	}
+	load := []*numberer{startNumberer(0, pause), startNumberer(1, pause)}
 	members := []*member{first}
-	for n := range 10 {
+	for n := range moves {
 		m := startMember(t, dir, []string{"v2", "v1"}[n%2], uint64(n+2), out)
 		m.waitRole(t, manifest.RoleCurrent)
 		h := m.status().Handover

@@ -30,6 +30,9 @@ type hook struct {
 	// gated is true of a program that this kernel does not attach by descriptors
 	// alone; nil is of none.
 	gated func(*plannedProgram) bool
+	// structOf says which struct of programs the program is in, and the place that
+	// is told to users; nil of hooks whose programs are attached one by one.
+	structOf func(*plannedProgram) (name, target string, err error)
 	// attach attaches a loaded program until the closer is closed, and says to
 	// what, such as "eth0". It is nil of hooks that check refuses.
 	attach func(*plannedProgram, *ebpf.Program, *Options) (link io.Closer, target string, err error)

@@ -126,12 +126,17 @@ func hasCapability(n int) bool {
 }
 
 func (k kprobe) attach(p *plannedProgram, prog *ebpf.Program) (io.Closer, string, error) {
+	multi := p.spec.AttachType == ebpf.AttachTraceKprobeMulti
+	if multi && k.offset != 0 {
+		// Its other place chose the kind of link for which the program is loaded.
+		return nil, "", manifest.WithKind(manifest.KindPrecondition,
+			fmt.Errorf("%s: a program that is also attached to the entry of a function is attached here by kprobe.multi, which takes no offset", k), perfAdvice)
+	}
 	if !hasKprobes() {
 		return nil, "", errNoKprobes
 	}
 	var l link.Link
 	var err error
-	multi := p.spec.AttachType == ebpf.AttachTraceKprobeMulti
 	switch {
 	case multi && k.ret:
 		l, err = link.KretprobeMulti(prog, link.KprobeMultiOptions{Symbols: []string{k.function}})

@@ -218,15 +218,12 @@ func traceableNames(r io.Reader, pattern string) ([]string, error) {
 // the kernel hides addresses from this process.
 func addressesOf(r io.Reader, names []string) ([]uintptr, error) {
 	var addresses []uintptr
-	err := kernelFunctions(r, func(address, name, module []byte) {
-		if len(module) > 0 {
+	err := kernelFunctions(r, func(s kallsym) {
+		if len(s.module) > 0 || s.address == 0 {
 			return
 		}
-		if _, ok := slices.BinarySearch(names, string(name)); !ok {
-			return
-		}
-		if at, err := strconv.ParseUint(string(address), 16, strconv.IntSize); err == nil && at != 0 {
-			addresses = append(addresses, uintptr(at))
+		if _, ok := slices.BinarySearch(names, string(s.name)); ok {
+			addresses = append(addresses, uintptr(s.address))
 		}
 	})
 	if err != nil {
@@ -237,7 +234,7 @@ func addressesOf(r io.Reader, names []string) ([]uintptr, error) {
 }
 
 // matches reports whether a name matches a pattern in which * is any letters and
-// ? is one.
+// ? is one. It takes at most len(pattern)*len(name) steps.
 func matches(pattern string, name []byte) bool {
 	// back is where to go on in the pattern and the name if this fails: the last
 	// star takes one letter more.

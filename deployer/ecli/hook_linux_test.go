@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,6 +60,12 @@ type hookTest struct {
 	printed int
 	// noLink is true of hooks that hold the program by something else.
 	noLink bool
+	// read makes the event happen by way of what the program is attached by.
+	read func([]io.Closer) error
+	// continuous is true of events that happen without the trigger, too.
+	continuous bool
+	// first is what the probe does before all else, with its context in R1.
+	first asm.Instructions
 }
 
 // plan makes the plan of a package with a probe in that section.
@@ -74,6 +81,9 @@ func (h *hookTest) plan(t *testing.T) (*plan, *ebpf.CollectionSpec, error) {
 		ps.Flags |= unix.BPF_F_SLEEPABLE
 	}
 	ps.Instructions[len(ps.Instructions)-2] = asm.Mov.Imm(asm.R0, h.returns)
+	if len(h.first) > 0 {
+		ps.Instructions = append(slices.Clone(h.first), ps.Instructions...)
+	}
 	if h.extra != "" {
 		if err := json.Unmarshal([]byte(h.extra), &meta.Skeleton.Progs[0].Extra); err != nil {
 			t.Fatal(err)
@@ -168,6 +178,7 @@ func (h *hookTest) fires(t *testing.T) string {
 		}
 	}
 	works(t, h.section)
+	h.movesOnce(t)
 	return in.reporter.programs[0].Target
 }
 
@@ -201,7 +212,7 @@ func rename() error {
 }
 
 func TestTPBTF(t *testing.T) {
-	h := hookTest{section: "tp_btf/task_rename", typ: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, to: "task_rename", trigger: rename}
+	h := hookTest{section: "tp_btf/task_rename", typ: ebpf.Tracing, attach: ebpf.AttachTraceRawTp, to: "task_rename", trigger: rename, continuous: true}
 	if target := h.fires(t); target != "task_rename" {
 		t.Errorf("attached to %s", target)
 	}
@@ -256,7 +267,7 @@ func TestRunOfBothKinds(t *testing.T) {
 }
 
 func TestPerfEvent(t *testing.T) {
-	h := hookTest{section: "perf_event", typ: ebpf.PerfEvent, trigger: func() error { return nil }, noLink: true}
+	h := hookTest{section: "perf_event", typ: ebpf.PerfEvent, trigger: func() error { return nil }, noLink: true, continuous: true}
 	if target := h.fires(t); !strings.HasPrefix(target, "cpu-c") || !strings.HasSuffix(target, " CPUs") {
 		t.Errorf("attached to %s", target)
 	}
@@ -446,7 +457,7 @@ func TestSKLookup(t *testing.T) {
 
 // TestIter reads the link itself, which makes the program run for each process.
 func TestIter(t *testing.T) {
-	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }}
+	h := hookTest{section: "iter/task", typ: ebpf.Tracing, attach: ebpf.AttachTraceIter, to: "task", trigger: func() error { return nil }, continuous: true}
 	iterates(t, &h)
 	sleepable := h
 	sleepable.section, sleepable.flags = "iter.s/task", unix.BPF_F_SLEEPABLE
@@ -475,14 +486,18 @@ func iterates(t *testing.T, h *hookTest) {
 		t.Errorf("attached to %s", got)
 	}
 	ids := kernelIDs(t)
-	r, err := in.links[0].(*link.Iter).Open()
-	if err != nil {
+	h.read = func(links []io.Closer) error {
+		r, err := links[0].(*link.Iter).Open()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		_, err = io.Copy(io.Discard, r)
+		return err
+	}
+	if err := h.read(in.links); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.Copy(io.Discard, r); err != nil {
-		t.Error(err)
-	}
-	_ = r.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := in.run(ctx); err != nil {
@@ -497,4 +512,5 @@ func iterates(t *testing.T, h *hookTest) {
 		}
 	}
 	works(t, h.section)
+	h.movesOnce(t)
 }

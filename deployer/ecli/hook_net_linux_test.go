@@ -145,7 +145,7 @@ func TestTwoOnOneSockmap(t *testing.T) {
 		_ = in.close()
 		t.Fatal("both were attached")
 	}
-	if !strings.Contains(err.Error(), "attach program second (sk_msg): map sockets: another program of the package is attached to it") {
+	if !strings.Contains(err.Error(), "program second (sk_msg): map sockets: another program of the package, probe, is attached to it") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -299,7 +299,7 @@ func TestNetkit(t *testing.T) {
 			if name != "nk0" {
 				continue
 			}
-			if err := netlink.AddrAdd(iface, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 99, 0, 1), Mask: net.CIDRMask(24, 32)}}); err != nil {
+			if err := netlink.AddrReplace(iface, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 99, 0, 1), Mask: net.CIDRMask(24, 32)}}); err != nil {
 				return err
 			}
 		}
@@ -405,6 +405,13 @@ func TestFreplace(t *testing.T) {
 	h := hookTest{section: "freplace/handle", typ: ebpf.Extension, to: "handle", function: xdpFunction("probe"), returns: 2,
 		extra: `{"target":"ebpm_replaced"}`, trigger: ping, enter: func() {
 			newNetns(t)
+			eventually(t, "the program of an earlier run is gone", func() bool {
+				earlier, err := findLoadedProgram("ebpm_replaced")
+				if err == nil {
+					_ = earlier.Close()
+				}
+				return err != nil && strings.Contains(err.Error(), "no loaded program")
+			})
 			// Its interface alone holds the program.
 			prog, err := newReplaceable("ebpm_replaced", "handle")
 			if err != nil {

@@ -32,16 +32,7 @@ func init() {
 // attachNetkit attaches to a pair of netkit devices, which is named by its
 // primary one.
 func attachNetkit(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
-	raw := p.meta.Extra["ifindex"]
-	if raw == nil && p.at.Interface == "" {
-		return nil, "", manifest.WithKind(manifest.KindUsage,
-			errors.New("the package does not say on which network interface"), "Choose one of the kind netkit: --attach "+p.name+"=NAME, or --interface NAME for all programs.")
-	}
-	from, err := parseInterface(raw)
-	if err != nil {
-		return nil, "", err
-	}
-	iface, err := from.find(p)
+	iface, err := namedInterface(p, "Choose one of the kind netkit")
 	if err != nil {
 		return nil, "", err
 	}

@@ -11,8 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/ebpm/ebpm/manifest"
 )
 
 func init() {
@@ -34,16 +32,7 @@ func init() {
 // interface sends and receives, and that nobody reads: what the filter lets
 // through fills the socket's buffer, and then is dropped.
 func attachSocket(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer, string, error) {
-	raw := p.meta.Extra["ifindex"]
-	if raw == nil && p.at.Interface == "" {
-		return nil, "", manifest.WithKind(manifest.KindUsage,
-			errors.New("the package does not say on which network interface"), "Choose one: --attach "+p.name+"=NAME, or --interface NAME for all programs.")
-	}
-	from, err := parseInterface(raw)
-	if err != nil {
-		return nil, "", err
-	}
-	iface, err := from.find(p)
+	iface, err := namedInterface(p, "Choose one")
 	if err != nil {
 		return nil, "", err
 	}

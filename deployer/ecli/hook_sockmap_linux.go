@@ -26,8 +26,8 @@ func init() {
 		_, err := sockmapOf(p)
 		return err
 	}
-	registerHook(&hook{sections: []string{"sk_msg"}, check: check, attach: attachSockmap})
-	registerHook(&hook{sections: []string{"sk_skb"}, check: check, attach: attachSockmap})
+	registerHook(&hook{sections: []string{"sk_msg"}, check: check, identity: sameSockmap, attach: attachSockmap})
+	registerHook(&hook{sections: []string{"sk_skb"}, check: check, identity: sameSockmap, attach: attachSockmap})
 }
 
 // sockmapOf returns the name of the map of sockets that a program is attached
@@ -73,12 +73,6 @@ func attachSockmap(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer
 		return nil, "", err
 	}
 	m := p.maps[name]
-	// The kernel would replace the other program without a word.
-	for _, a := range p.attached {
-		if other, ok := a.(*sockmapProgram); ok && other.Target == m.FD() && sockmapPlace(other.Attach) == sockmapPlace(p.spec.AttachType) {
-			return nil, "", fmt.Errorf("map %s: another program of the package is attached to it as %s, and it takes one", name, other.Attach)
-		}
-	}
 	s := &sockmapProgram{Target: m.FD(), Program: prog, Attach: p.spec.AttachType}
 	err = link.RawAttachProgram(link.RawAttachProgramOptions(*s))
 	if err != nil && p.spec.AttachType == ebpf.AttachSkSKBVerdict && errors.Is(err, unix.EINVAL) {
@@ -88,6 +82,50 @@ func attachSockmap(p *plannedProgram, prog *ebpf.Program, _ *Options) (io.Closer
 		return nil, "", fmt.Errorf("map %s: %w", name, err)
 	}
 	return s, name, nil
+}
+
+// checkSockmaps refuses two programs in one place: the kernel would replace the
+// first one without a word.
+func checkSockmaps(programs []plannedProgram) error {
+	type place struct {
+		name string
+		at   ebpf.AttachType
+	}
+	taken := map[place]string{}
+	for i := range programs {
+		p := &programs[i]
+		if p.spec.Type != ebpf.SkMsg && p.spec.Type != ebpf.SkSKB {
+			continue
+		}
+		name, err := sockmapOf(p)
+		if err != nil {
+			return fmt.Errorf("program %s: %w", p.name, err)
+		}
+		at := place{name, sockmapPlace(p.spec.AttachType)}
+		if other := taken[at]; other != "" {
+			return fmt.Errorf("program %s (%s): map %s: another program of the package, %s, is attached to it there, and it takes one", p.name, p.spec.SectionName, name, other)
+		}
+		taken[at] = p.name
+	}
+	return nil
+}
+
+// sameSockmap tells maps of sockets apart: what another instance attached to its
+// own, which is not carried over, sees nothing of this one's.
+func sameSockmap(p *plannedProgram, _ *Options) (string, error) {
+	name, err := sockmapOf(p)
+	if err != nil {
+		return "", err
+	}
+	info, err := p.maps[name].Info()
+	if err != nil {
+		return "", fmt.Errorf("map %s: %w", name, err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return "", fmt.Errorf("map %s: this kernel does not number maps: Linux does since 4.13", name)
+	}
+	return fmt.Sprint(id), nil
 }
 
 // sockmapPlace is the same for programs that keep each other out: a map has one

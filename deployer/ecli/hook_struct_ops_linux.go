@@ -34,6 +34,10 @@ func init() {
 			return manifest.WithKind(manifest.KindPrecondition, errors.New("this kernel does not register a struct_ops by a link"),
 				"Linux does since 6.4. Before, it stays registered when its runner is killed.")
 		},
+		structOf: func(p *plannedProgram) (name, target string, err error) {
+			name, err = structOpsMapOf(p)
+			return name, structOpsTarget(p, name), err
+		},
 		attach: attachStructOps,
 	})
 }
@@ -76,6 +80,31 @@ func structOpsMapOf(p *plannedProgram) (string, error) {
 	return "", fmt.Errorf("the object has several structs %s (%s); this runner loads one of a type", ops, strings.Join(found, ", "))
 }
 
+func structOpsTarget(p *plannedProgram, name string) string {
+	return strings.Replace(p.spec.AttachTo, ":", ".", 1) + " of " + name
+}
+
+// structKey is equal for two structs of which one can take the other's place: they
+// are of one type, and of one name where that has names.
+func structKey(m *ebpf.MapSpec) string {
+	s, ok := btf.As[*btf.Struct](m.Value)
+	if !ok {
+		return ""
+	}
+	key := s.Name
+	for _, member := range s.Members {
+		array, ok := btf.As[*btf.Array](member.Type)
+		if !ok || member.Name != "name" || len(m.Contents) == 0 {
+			continue
+		}
+		value, ok := m.Contents[0].Value.([]byte)
+		if from, to := member.Offset.Bytes(), member.Offset.Bytes()+array.Nelems; ok && int(to) <= len(value) {
+			key += " " + unix.ByteSliceToString(value[from:to])
+		}
+	}
+	return key
+}
+
 // A structOps is a registered struct.
 type structOps struct {
 	link.Link
@@ -94,7 +123,7 @@ func attachStructOps(p *plannedProgram, _ *ebpf.Program, _ *Options) (io.Closer,
 	if err != nil {
 		return nil, "", err
 	}
-	target := strings.Replace(p.spec.AttachTo, ":", ".", 1) + " of " + name
+	target := structOpsTarget(p, name)
 	for _, a := range p.attached {
 		if s, ok := a.(*structOps); ok && s.name == name {
 			return partOf{}, target, nil

@@ -25,7 +25,7 @@ func init() {
 			return x.iface, err
 		}),
 		// A filter of clsact is no descriptor.
-		gated:  func(*plannedProgram) bool { return olderThan("6.6") },
+		gated:  func(*plannedProgram) bool { return !hasTCX() },
 		attach: attachTC,
 	})
 }
@@ -125,5 +125,8 @@ func attachTC(p *plannedProgram, prog *ebpf.Program, o *Options) (io.Closer, str
 	return l, iface.Name + " " + direction, nil
 }
 
-// attachTCX is a variable so that tests can do without TCX.
-var attachTCX = link.AttachTCX
+// These are variables so that tests can do without TCX, which Linux has since 6.6.
+var (
+	attachTCX = link.AttachTCX
+	hasTCX    = func() bool { return !olderThan("6.6") }
+)

@@ -280,7 +280,7 @@ func TestFentry(t *testing.T) {
 			return err
 		}},
 	} {
-		h := hookTest{section: tt.section + "/" + tt.target, typ: ebpf.Tracing, attach: tt.attach, trigger: tt.trigger}
+		h := hookTest{section: tt.section + "/" + tt.target, typ: ebpf.Tracing, attach: tt.attach, trigger: tt.trigger, continuous: tt.section == "fmod_ret"}
 		h.confine(t)
 		if target := h.fires(t); target != tt.target {
 			t.Errorf("%s: attached to %s", tt.section, target)
@@ -303,23 +303,25 @@ func TestFentry(t *testing.T) {
 	}
 }
 
+// runFentryTest makes the kernel call its functions for tests.
+func runFentryTest() error {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry, AttachTo: "bpf_fentry_test2",
+		License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
+	if err != nil {
+		return err
+	}
+	defer prog.Close()
+	_, err = prog.Run(&ebpf.RunOptions{})
+	return err
+}
+
 // TestSleepableFentry attaches to a function that the kernel has for tests, and
 // calls when a tracing program is tested.
 func TestSleepableFentry(t *testing.T) {
 	const target = "bpf_fentry_test1"
 	need(t, hookTest{section: "fentry/" + target, typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry, to: target})
-	run := func() error {
-		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceFEntry, AttachTo: "bpf_fentry_test2",
-			License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()}})
-		if err != nil {
-			return err
-		}
-		defer prog.Close()
-		_, err = prog.Run(&ebpf.RunOptions{})
-		return err
-	}
 	for section, attach := range map[string]ebpf.AttachType{"fentry.s": ebpf.AttachTraceFEntry, "fexit.s": ebpf.AttachTraceFExit, "fmod_ret.s": ebpf.AttachModifyReturn} {
-		h := hookTest{section: section + "/" + target, typ: ebpf.Tracing, attach: attach, sleeps: true, trigger: run}
+		h := hookTest{section: section + "/" + target, typ: ebpf.Tracing, attach: attach, sleeps: true, trigger: runFentryTest}
 		t.Run(section, func(t *testing.T) {
 			h.confine(t)
 			if got := h.fires(t); got != target {
@@ -351,17 +353,19 @@ func TestLSMCgroup(t *testing.T) {
 	}
 }
 
+// openComm opens a file.
+func openComm() error {
+	f, err := os.Open("/proc/self/comm")
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 func TestLSM(t *testing.T) {
 	need(t, hookTest{section: "lsm/path_mkdir", typ: ebpf.LSM, attach: ebpf.AttachLSMMac})
-	open := func() error {
-		f, err := os.Open("/proc/self/comm")
-		if err != nil {
-			return err
-		}
-		return f.Close()
-	}
 	for _, section := range []string{"lsm", "lsm.s"} {
-		h := hookTest{section: section + "/file_open", typ: ebpf.LSM, attach: ebpf.AttachLSMMac, trigger: open}
+		h := hookTest{section: section + "/file_open", typ: ebpf.LSM, attach: ebpf.AttachLSMMac, trigger: openComm, continuous: true}
 		h.sleeps = section == "lsm.s"
 		h.confine(t)
 		if target := h.fires(t); target != "file_open" {

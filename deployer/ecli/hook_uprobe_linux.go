@@ -136,7 +136,7 @@ func ofProcess(target string, pid int) string {
 // aboutTarget says what could not be attached to.
 func aboutTarget(target string, pid int, err error) error {
 	if pid != 0 && (errors.Is(err, unix.ESRCH) || errors.Is(err, os.ErrNotExist)) {
-		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: there is no process %d here", target, pid), "")
+		return manifest.WithKind(manifest.KindPrecondition, fmt.Errorf("%s: %w", target, processGone(pid)), "")
 	}
 	return fmt.Errorf("%s: %w", ofProcess(target, pid), err)
 }

@@ -3,7 +3,6 @@
 package ecli
 
 import (
-	"bufio"
 	"cmp"
 	"debug/elf"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -67,6 +65,7 @@ func usdtPlaces(p *plannedProgram, file *os.File, provider, name string) (*uprob
 		if err != nil {
 			return err
 		}
+		vars := &variables{f, map[string]uint64{}}
 		counters, counted := make([]uint64, len(sites)), false
 		for i, site := range sites {
 			u.offsets = append(u.offsets, site.offset)
@@ -75,7 +74,7 @@ func usdtPlaces(p *plannedProgram, file *os.File, provider, name string) (*uprob
 			if p.usdt == nil {
 				continue // a program that does not look at the arguments
 			}
-			if err := u.addArgs(p.usdt, f, site); err != nil {
+			if err := u.addArgs(p.usdt, vars, site); err != nil {
 				return fmt.Errorf("its USDT probe %s:%s at %#x: %w", provider, name, site.address, err)
 			}
 		}
@@ -87,14 +86,14 @@ func usdtPlaces(p *plannedProgram, file *os.File, provider, name string) (*uprob
 }
 
 // addArgs tells the package's maps where the arguments are at a place.
-func (u *uprobes) addArgs(specs *usdtSpecs, f *elf.File, site usdtSite) error {
-	args, err := parseUSDTArgs(f.Machine, site.args)
+func (u *uprobes) addArgs(specs *usdtSpecs, vars *variables, site usdtSite) error {
+	args, err := parseUSDTArgs(vars.f.Machine, site.args)
 	if err != nil {
 		return err
 	}
 	for i := range args {
 		if name := args[i].variable; name != "" {
-			address, err := variableAddress(f, name)
+			address, err := vars.address(name)
 			if err != nil {
 				return err
 			}
@@ -110,7 +109,7 @@ func (u *uprobes) addArgs(specs *usdtSpecs, f *elf.File, site usdtSite) error {
 		u.cookies = append(u.cookies, uint64(id))
 		return nil
 	}
-	address, err := usdtAddress(f, u.file, site, u.pid)
+	address, err := usdtAddress(vars.f, u.file, site, u.pid)
 	if err != nil {
 		return err
 	}
@@ -135,24 +134,16 @@ func usdtAddress(f *elf.File, file *os.File, site usdtSite, pid int) (uint64, er
 		return 0, fmt.Errorf("read where process %d has it: %w", pid, err)
 	}
 	defer maps.Close()
-	lines := bufio.NewScanner(io.LimitReader(maps, maxProcessMaps))
-	for lines.Scan() {
-		var start, end, offset, inode uint64
-		var mode, device string
-		if n, _ := fmt.Sscanf(lines.Text(), "%x-%x %s %x %s %d", &start, &end, &mode, &offset, &device, &inode); n < 6 {
-			continue
-		}
+	mappings, err := readMappings(maps)
+	if err != nil {
+		return 0, fmt.Errorf("read where process %d has it: %w", pid, err)
+	}
+	for _, m := range mappings {
 		// The device is left out: for files of overlay and btrfs the kernel
 		// tells another one here than to stat.
-		if inode == st.Ino && strings.Contains(mode, "x") && offset <= site.offset && site.offset-offset < end-start {
-			return start + site.offset - offset, nil
+		if m.file.inode == st.Ino && m.offset <= site.offset && site.offset-m.offset < m.end-m.start {
+			return m.start + site.offset - m.offset, nil
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return 0, fmt.Errorf("read where process %d has it: %w", pid, err)
 	}
 	return 0, fmt.Errorf("process %d does not have it in its memory", pid)
 }
-
-// maxProcessMaps bounds what is read of a process's list of its memory.
-const maxProcessMaps = 64 << 20

@@ -129,7 +129,7 @@ func TestUprobeSession(t *testing.T) {
 		_, err := runTarget(path)
 		return err
 	}}
-	if kernelBefore(6, 13) {
+	if olderThan("6.13") {
 		reason := lacking(h.refused(t), kernelRelease(), true)
 		if reason != "needs Linux 6.13" {
 			t.Errorf("refused with %q", reason)
@@ -180,7 +180,7 @@ func TestUserProbesRefused(t *testing.T) {
 // TestUserProbesOfProcess: of two processes of a program one fires.
 func TestUserProbesOfProcess(t *testing.T) {
 	path := writeTarget(t)
-	if !kernelBefore(6, 10) && !multiKnowsProcesses() {
+	if !olderThan("6.10") && !multiKnowsProcesses() {
 		t.Error("uprobe.multi of this kernel is held for one that mistakes threads for processes")
 	}
 	for _, multi := range []bool{true, false} {

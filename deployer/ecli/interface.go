@@ -4,6 +4,7 @@ package ecli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 
@@ -29,6 +30,21 @@ func parseInterface(raw json.RawMessage) (netInterface, error) {
 		}
 	}
 	return i, nil
+}
+
+// namedInterface returns the interface of a program for which loopback is not
+// meant where nobody names one; choose is the sentence that asks for a name.
+func namedInterface(p *plannedProgram, choose string) (*net.Interface, error) {
+	raw := p.meta.Extra["ifindex"]
+	if raw == nil && p.at.Interface == "" {
+		return nil, manifest.WithKind(manifest.KindUsage,
+			errors.New("the package does not say on which network interface"), choose+": --attach "+p.name+"=NAME, or --interface NAME for all programs.")
+	}
+	i, err := parseInterface(raw)
+	if err != nil {
+		return nil, err
+	}
+	return i.find(p)
 }
 
 // find returns the interface of a program: the one that the user chose, else

@@ -23,7 +23,8 @@ const (
 	// own.
 	btfFileEnv  = "BTF_FILE_PATH"
 	noBTFAdvice = "This kernel does not show its types: it needs CONFIG_DEBUG_INFO_BTF (" + kernelBTF + "), or " +
-		btfFileEnv + " names a file with them, or the package is built with them (ebpm build --btfgen)."
+		btfFileEnv + " names a file with them, or the package is built with them (ebpm build --btfgen). " +
+		"No package can bring what tp_btf, fentry, fexit, LSM and iterators need: the kernel must be built with its types."
 
 	osReleaseFile    = "/etc/os-release"
 	maxOSReleaseSize = 64 << 10

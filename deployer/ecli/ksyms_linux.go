@@ -21,18 +21,13 @@ import (
 const kallsymsFile = "/proc/kallsyms"
 
 // kernelFunctions calls each with every function of r, which is in the format
-// of kallsyms: ADDRESS TYPE NAME, and [MODULE] for those of a module. The
-// strings are valid until each returns.
-func kernelFunctions(r io.Reader, each func(address, name, module []byte)) error {
+// of kallsyms. Its strings are valid until each returns.
+func kernelFunctions(r io.Reader, each func(kallsym)) error {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		address, rest, _ := bytes.Cut(lines.Bytes(), []byte{' '})
-		kind, rest, ok := bytes.Cut(rest, []byte{' '})
-		if !ok || len(kind) != 1 || !bytes.ContainsAny(kind, "tTwW") {
-			continue
+		if s, ok := parseKallsym(lines.Bytes()); ok && strings.IndexByte("tTwW", s.kind) >= 0 {
+			each(s)
 		}
-		name, module, _ := bytes.Cut(rest, []byte{'\t'})
-		each(address, name, bytes.Trim(module, "[]"))
 	}
 	return lines.Err()
 }
@@ -46,9 +41,9 @@ func findFunctions(name string) (modules []string, err error) {
 		return nil, err
 	}
 	defer f.Close()
-	err = kernelFunctions(f, func(_, n, module []byte) {
-		if string(n) == name {
-			modules = append(modules, string(module))
+	err = kernelFunctions(f, func(s kallsym) {
+		if string(s.name) == name {
+			modules = append(modules, string(s.module))
 		}
 	})
 	if err != nil {
@@ -68,7 +63,8 @@ func nearFunctions(r io.Reader, name string) []string {
 		}
 	}
 	// Half a list is as good as none.
-	_ = kernelFunctions(r, func(_, n, _ []byte) {
+	_ = kernelFunctions(r, func(s kallsym) {
+		n := s.name
 		rest, made := bytes.CutPrefix(n, []byte(name))
 		switch {
 		case made && len(rest) > 0 && rest[0] == '.':

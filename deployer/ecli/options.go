@@ -4,6 +4,7 @@ package ecli
 
 import (
 	"io"
+	"sync"
 	"time"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -20,6 +21,10 @@ type Options struct {
 	JSON bool
 	// Stdout takes the events, Stderr what else there is to say.
 	Stdout, Stderr io.Writer
+	// Header is what stands above the lines on Stdout, for instances that print
+	// there one after the other: each prints its own only where that differs. Nil is
+	// one that nobody else uses.
+	Header *Header
 	// Root is the folder in which the targets of uprobes are looked for, links
 	// included; they never lead out of it. Empty is this process's own root.
 	Root string
@@ -54,9 +59,28 @@ type Options struct {
 	// Hung ends the process when a handover does not come to its end; it is needed
 	// with Handover.
 	Hung func(error)
+	// Step is told of each step of a handover; nil tells nobody. It is there for
+	// tests that end the process between two of them.
+	Step func(string)
 	// Status is told of each change; nil writes the record as a line to
 	// Stderr, for programs, and none where that is a terminal.
 	Status func(manifest.Status)
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
+}
+
+// A Header remembers what was printed above the lines of an output.
+type Header struct {
+	mu   sync.Mutex
+	text string
+}
+
+// replace reports whether text is not what was printed last, and takes it as
+// printed.
+func (h *Header) replace(text string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.text
+	h.text = text
+	return text != old
 }

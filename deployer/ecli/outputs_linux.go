@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // stuckTimeout is how long the end waits for an output that takes nothing.
@@ -37,8 +39,8 @@ type outputs struct {
 	sink    sink
 	// rings are the maps that are ring buffers.
 	rings []string
-	// headed is true when the headers are printed.
-	headed bool
+	// header is what stands above the lines; nil has them printed without.
+	header *Header
 }
 
 // A sink takes whole lines from several sources. They write the bytes
@@ -66,12 +68,16 @@ func (s *sink) write(lines []byte) error {
 }
 
 func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ *outputs, err error) {
-	out := &outputs{sink: sink{out: o.Stdout}}
+	out := &outputs{sink: sink{out: o.Stdout}, header: o.Header}
+	if out.header == nil {
+		out.header = new(Header)
+	}
 	defer func() {
 		if err != nil {
 			_ = out.close()
 		}
 	}()
+	widenPipe(o.Stdout)
 	text := quoteNone
 	if isTerminal(o.Stdout) {
 		text = quoteTerminal
@@ -89,6 +95,21 @@ func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ 
 		}
 	}
 	return out, nil
+}
+
+// pipeSize is how many bytes a pipe takes before its reader must run. Linux lets
+// every process have that much by default, /proc/sys/fs/pipe-max-size.
+const pipeSize = 1 << 20
+
+// widenPipe makes room in out, when it is a pipe, for bursts of events. By default
+// it takes 64 KiB, which is less than one buffer of lines.
+func widenPipe(out io.Writer) {
+	if f, ok := out.(*os.File); ok {
+		if conn, err := f.SyscallConn(); err == nil {
+			// What is no pipe refuses, as does a user's limit; then it stays as it is.
+			_ = conn.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+		}
+	}
 }
 
 func newSource(e *export, p *plan, m *ebpf.Map, pr *printer, out *sink, r *reporter, root string) (source, error) {
@@ -109,12 +130,11 @@ func (o *outputs) run() error {
 	for _, s := range o.sources {
 		headers = append(headers, s.header()...)
 	}
-	if !o.headed {
+	if o.header != nil && o.header.replace(string(headers)) {
 		if err := o.sink.write(headers); err != nil {
 			return err
 		}
 	}
-	o.headed = true
 	done := make(chan error, len(o.sources))
 	for _, s := range o.sources {
 		go func() { done <- s.run() }()

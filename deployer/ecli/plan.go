@@ -54,9 +54,12 @@ type plannedProgram struct {
 	// several places is planned for each.
 	at manifest.Target
 	// pid is the process whose user-space probes fire; 0 is every process.
-	pid  int
-	spec *ebpf.ProgramSpec
-	meta *manifest.ProgMeta
+	pid int
+	// confined is true where this or another place of the program, which is loaded
+	// once for them all, is one process.
+	confined bool
+	spec     *ebpf.ProgramSpec
+	meta     *manifest.ProgMeta
 	// usdt has the maps of usdt.bpf.h once the package is loaded; nil without.
 	usdt *usdtSpecs
 	// object is what the program is a part of; nil once it is attached.

@@ -40,6 +40,9 @@ type ring struct {
 	epoll, event int
 	timeout      time.Duration
 	flushing     atomic.Bool
+	// woken is when wait last found records, and wokenAt where.
+	woken   time.Time
+	wokenAt uint64
 }
 
 // What the header of a record consists of, linux/bpf.h of Linux 5.8.
@@ -55,6 +58,17 @@ const (
 const (
 	busyTurns = 64
 	busyPause = 50 * time.Microsecond
+)
+
+// A stream of single events would wake the reader up for each of them, which
+// costs ten times what it does to print one. So after each batch the reader rests
+// for a moment; an event that comes alone is printed at once. It does not rest
+// where that moment could fill the buffer: when the batch was more than a part of
+// the buffer, or the buffer is small.
+const (
+	restTime = time.Millisecond
+	restSize = 128 << 10 // bytes, of the buffer
+	restPart = 8
 )
 
 // openRing reads m, whose programs may send without waking the reader up: such a
@@ -104,7 +118,7 @@ func openRing(m *ebpf.Map, timeout time.Duration) (_ *ring, err error) {
 func (r *ring) next() (record []byte, lost uint64, err error) {
 	if len(r.held) > 0 {
 		record, r.held = r.held[0], r.held[1:]
-		r.heldBytes -= len(record)
+		r.heldBytes -= len(record) + heldCost
 		return record, 0, nil
 	}
 	for turn := 0; ; {
@@ -146,9 +160,14 @@ func (r *ring) next() (record []byte, lost uint64, err error) {
 const (
 	// holdPause is how often a ring is looked at that fills while nobody prints.
 	holdPause = time.Millisecond
-	// maxHeld is how many bytes are held in memory before the ring runs over.
-	maxHeld = 256 << 20
+	// heldCost is what a record takes beside its bytes: its place in the list, which
+	// grows to twice its length, and what the allocator rounds up.
+	heldCost = 64
 )
+
+// maxHeld is how many bytes of memory are held before the ring runs over. A Pod's
+// limit has that much above what its runner takes.
+var maxHeld = 32 << 20
 
 // hold waits until stop is closed, and takes records into memory whenever the ring
 // is more than half full. next must not have returned what is not released.
@@ -184,7 +203,7 @@ func (r *ring) hold(stop <-chan struct{}) error {
 		}
 		held := r.held
 		r.held = nil // else next would return them
-		for {
+		for r.heldBytes < maxHeld {
 			record, _, err := r.next()
 			if errors.Is(err, errDry) {
 				break
@@ -193,7 +212,7 @@ func (r *ring) hold(stop <-chan struct{}) error {
 				return err
 			}
 			held = append(held, bytes.Clone(record))
-			r.heldBytes += len(record)
+			r.heldBytes += len(record) + heldCost
 		}
 		r.held = held
 		r.release()
@@ -217,6 +236,13 @@ func (r *ring) wait() error {
 		r.flushing.Store(false)
 		return errFlushed
 	}
+	if rest := r.rest(time.Since(r.woken)); rest > 0 {
+		time.Sleep(rest)
+		if r.at != r.produced.Load() {
+			r.woken, r.wokenAt = time.Now(), r.at
+			return nil
+		}
+	}
 	var events [2]unix.EpollEvent
 	n, err := unix.EpollWait(r.epoll, events[:], int(r.timeout.Milliseconds()))
 	switch {
@@ -233,7 +259,16 @@ func (r *ring) wait() error {
 			_, _ = unix.Read(r.event, count[:]) // it is only there to wake up
 		}
 	}
+	r.woken, r.wokenAt = time.Now(), r.at
 	return nil
+}
+
+// rest returns how long the reader may sleep that woke up so long ago.
+func (r *ring) rest(ago time.Duration) time.Duration {
+	if size := r.mask + 1; size < restSize || r.at-r.wokenAt > size/restPart {
+		return 0
+	}
+	return restTime - ago
 }
 
 // Flush makes next return errFlushed once nothing is waiting.

@@ -186,6 +186,58 @@ func TestRingFlush(t *testing.T) {
 	}
 }
 
+// TestRingRests: the reader rests after a small batch, and never where that could
+// fill the buffer.
+func TestRingRests(t *testing.T) {
+	const size = 1 << 20
+	for _, tt := range []struct {
+		name string
+		size uint64
+		read uint64 // bytes of the batch
+		ago  time.Duration
+		want time.Duration
+	}{
+		{"stream", size, 64, 0, restTime},
+		{"stream, later", size, 64, restTime / 4, restTime - restTime/4},
+		{"event after silence", size, 64, time.Hour, restTime - time.Hour},
+		{"burst", size, size/restPart + 1, 0, 0},
+		{"small buffer", restSize / 2, 64, 0, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			// Where in the buffer does not matter.
+			const at = 5 << 30
+			r := &ring{mask: tt.size - 1, at: at + tt.read, wokenAt: at}
+			if got := r.rest(tt.ago); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// TestRingRestFindsRecords: what comes while the reader rests is found at its end,
+// and a flush ends the wait as ever.
+func TestRingRestFindsRecords(t *testing.T) {
+	f := newRingFiller(t, restSize, 0)
+	r := openTestRing(t, f.ring)
+	for i := range 3 {
+		f.run(t, f.output, 1)
+		record, _, err := r.next()
+		if err != nil || binary.NativeEndian.Uint64(record) != uint64(i) {
+			t.Fatalf("record %d: %v, %v", i, record, err)
+		}
+		r.release()
+		if rest := r.rest(0); rest != restTime {
+			t.Fatalf("the reader does not rest after a record, but %s", rest)
+		}
+	}
+	if err := r.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.next(); !errors.Is(err, errFlushed) {
+		t.Fatalf("after the flush: %v", err)
+	}
+}
+
 // TestRingHolds: while nobody prints nothing is lost, and the order stays.
 func TestRingHolds(t *testing.T) {
 	f := newRingFiller(t, uint32(os.Getpagesize()), 0)
@@ -207,6 +259,41 @@ func TestRingHolds(t *testing.T) {
 	f.run(t, f.output, 8)
 	got, err := take(t, r)
 	if !errors.Is(err, errDry) || len(got) != 16*64+8 {
+		t.Fatalf("%d records, %v", len(got), err)
+	}
+	for i, n := range got {
+		if n != uint64(i) {
+			t.Fatalf("record %d where %d is next", n, i)
+		}
+	}
+	r.release()
+	if r.heldBytes != 0 {
+		t.Errorf("%d bytes are held", r.heldBytes)
+	}
+}
+
+// TestRingHoldsLittle: a Pod that took more memory than its limit would be killed,
+// and lose all that is held.
+func TestRingHoldsLittle(t *testing.T) {
+	most := maxHeld
+	maxHeld = 4096
+	t.Cleanup(func() { maxHeld = most })
+	f := newRingFiller(t, uint32(os.Getpagesize()), 0)
+	r := openTestRing(t, f.ring)
+	stop, held := make(chan struct{}), make(chan error, 1)
+	go func() { held <- r.hold(stop) }()
+	f.run(t, f.output, 192)
+	// A record takes 16 bytes of the ring, and holds 8.
+	eventually(t, "records are held", func() bool { return r.consumed.Load() > 0 })
+	close(stop)
+	if err := <-held; err != nil {
+		t.Fatal(err)
+	}
+	if r.heldBytes > maxHeld+8+heldCost {
+		t.Errorf("%d bytes are held, of %d", r.heldBytes, maxHeld)
+	}
+	got, err := take(t, r)
+	if !errors.Is(err, errDry) || len(got) != 192 {
 		t.Fatalf("%d records, %v", len(got), err)
 	}
 	for i, n := range got {

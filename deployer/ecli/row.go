@@ -18,6 +18,8 @@ type printer struct {
 	// clock is the time of second, as Unix counts, as rows show it.
 	clock  [8]byte
 	second int64
+	// sameTime says that the next row is printed together with the one before.
+	sameTime bool
 }
 
 // headerTime heads the column of times, which are eight characters wide.
@@ -49,9 +51,13 @@ func (p *printer) header() []byte {
 
 // appendTime appends the time that a row begins with, and a blank.
 func (p *printer) appendTime(dst []byte) []byte {
-	if now := p.now(); now.Unix() != p.second {
-		p.second = now.Unix()
-		now.AppendFormat(p.clock[:0], time.TimeOnly)
+	// Where the kernel has to be asked, reading the clock takes longer than
+	// writing the row.
+	if !p.sameTime {
+		if now := p.now(); now.Unix() != p.second {
+			p.second = now.Unix()
+			now.AppendFormat(p.clock[:0], time.TimeOnly)
+		}
 	}
 	dst = append(dst, p.clock[:]...)
 	return append(dst, ' ')

@@ -106,12 +106,12 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	if err := in.load(p, spec, o, nil); err != nil {
 		return nil, err
 	}
-	for i := range p.programs {
-		prog := &p.programs[i]
-		if err := in.attach(prog, in.coll.Programs[prog.name], o); err != nil {
-			return nil, err
-		}
-		prog.forget()
+	err = attachAll(p.programs, func(prog *plannedProgram) error {
+		defer prog.forget()
+		return in.attach(prog, in.coll.Programs[prog.name], o)
+	})
+	if err != nil {
+		return nil, err
 	}
 	if err := in.listen(o); err != nil {
 		return nil, err
@@ -122,6 +122,9 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 // prepare changes the programs to what is here: the targets, and the kernel.
 func prepare(p *plan, o *Options) (err error) {
 	if p.programs, err = resolveTargets(p.programs); err != nil {
+		return err
+	}
+	if err := checkSockmaps(p.programs); err != nil {
 		return err
 	}
 	for i := range p.programs {

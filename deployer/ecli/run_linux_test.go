@@ -401,6 +401,23 @@ func TestStatusLine(t *testing.T) {
 	}
 }
 
+// TestPipeIsWidened: a burst finds more room in the pipe to a reader than the 64
+// KiB that Linux gives it.
+func TestPipeIsWidened(t *testing.T) {
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	defer out.Close()
+	s := runPackage(t, "several-structs/package", Options{JSON: true, Stdout: out})
+	size, err := unix.FcntlInt(out.Fd(), unix.F_GETPIPE_SZ, 0)
+	if err != nil || size != pipeSize {
+		t.Errorf("the pipe takes %d bytes, %v", size, err)
+	}
+	s.end()
+}
+
 // A stuckWriter takes nothing until it is let go.
 type stuckWriter struct {
 	buffer

@@ -164,7 +164,7 @@ func functionOffsets(file io.ReaderAt, pattern string) ([]uint64, error) {
 			return false, walkSymbols(f, table, func(name []byte, s symbol) error {
 				// .symtab has the version in the name.
 				name, _, _ = bytes.Cut(name, []byte{'@'})
-				if !s.function || !matchGlob(pattern, name) {
+				if !s.function || !matches(pattern, name) {
 					return nil
 				}
 				// Functions of the file that are in no part of it that is executed
@@ -235,7 +235,32 @@ func eachTable(f *elf.File, use func(table *elf.Section) (done bool, err error))
 	return nil
 }
 
-// variableAddress returns the address that the file gives a variable.
+// maxVariables bounds the variables by whose names the places of one probe say
+// where their arguments are. Each costs a reading of the file's symbols.
+const maxVariables = 64
+
+// variables are those of a file that were looked for.
+type variables struct {
+	f         *elf.File
+	addresses map[string]uint64
+}
+
+// address returns the address that the file gives a variable.
+func (v *variables) address(name string) (uint64, error) {
+	if address, ok := v.addresses[name]; ok {
+		return address, nil
+	}
+	if len(v.addresses) == maxVariables {
+		return 0, fmt.Errorf("variable %s: arguments are at more than %d variables", name, maxVariables)
+	}
+	address, err := variableAddress(v.f, name)
+	if err != nil {
+		return 0, err
+	}
+	v.addresses[name] = address
+	return address, nil
+}
+
 func variableAddress(f *elf.File, name string) (uint64, error) {
 	var best symbol
 	err := eachTable(f, func(table *elf.Section) (bool, error) {
@@ -327,29 +352,6 @@ func walkSymbols(f *elf.File, table *elf.Section, visit func(name []byte, s symb
 			return fmt.Errorf("read its symbols: %w", err)
 		}
 	}
-}
-
-// matchGlob reports whether name matches pattern, in which * stands for any
-// letters and ? for one. It takes at most len(pattern)*len(name) steps.
-func matchGlob(pattern string, name []byte) bool {
-	star, retry := -1, 0 // behind the last star, and where in name it ends
-	p, n := 0, 0
-	for n < len(name) {
-		switch {
-		case p < len(pattern) && pattern[p] == '*':
-			star, retry = p+1, n
-			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == name[n]):
-			p++
-			n++
-		case star >= 0:
-			retry++
-			p, n = star, retry
-		default:
-			return false
-		}
-	}
-	return strings.Trim(pattern[p:], "*") == ""
 }
 
 // A symbol is a function or a variable that the file defines.

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"unsafe"
 
-	"github.com/Masterminds/semver/v3"
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
@@ -53,7 +52,7 @@ var hasUprobeMulti = func() bool { return features.HaveBPFLinkUprobeMulti() == n
 func prepareUprobe(p *plannedProgram, _ *Options) error {
 	switch {
 	case p.spec.AttachType == attachTraceUprobeSession:
-	case hasUprobeMulti() && (p.pid == 0 || multiKnowsProcesses()):
+	case hasUprobeMulti() && (!p.confined || multiKnowsProcesses()):
 		p.spec.AttachType = ebpf.AttachTraceUprobeMulti
 	default:
 		p.spec.AttachType = ebpf.AttachNone
@@ -176,16 +175,10 @@ func (u *uprobes) attachSession(path string, prog *ebpf.Program) (io.Closer, err
 	runtime.KeepAlive(u.offsets)
 	runtime.KeepAlive(prog)
 	switch {
-	case errno == unix.EINVAL && kernelBefore(6, 13):
+	case errno == unix.EINVAL && olderThan("6.13"):
 		return nil, manifest.WithKind(manifest.KindPrecondition, errors.New("this kernel has no uprobe.session, which needs Linux 6.13"), "")
 	case errno != 0:
 		return nil, fmt.Errorf("create the link: %w", errno)
 	}
 	return os.NewFile(fd, "uprobe.session"), nil
-}
-
-// kernelBefore reports whether this kernel calls itself older than a version.
-func kernelBefore(major, minor uint64) bool {
-	v, err := manifest.KernelVersion(kernelRelease())
-	return err == nil && v.LessThan(semver.New(major, minor, 0, "", ""))
 }

@@ -7,10 +7,12 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -155,6 +157,46 @@ func sitesOf(file []byte, provider, name string) (sites []usdtSite, err error) {
 		return err
 	})
 	return sites, err
+}
+
+// A countingReader counts the bytes that are read.
+type countingReader struct {
+	io.ReaderAt
+	read int
+}
+
+func (r *countingReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.ReaderAt.ReadAt(p, off)
+	r.read += n
+	return n, err
+}
+
+// TestVariables: a file with many places costs no reading each.
+func TestVariables(t *testing.T) {
+	r := &countingReader{ReaderAt: bytes.NewReader(testProgram{}.bytes())}
+	err := withELF(r, func(f *elf.File) error {
+		vars := &variables{f, map[string]uint64{}}
+		for i := range 2 {
+			before := r.read
+			if address, err := vars.address("value"); err != nil || address != progValue {
+				t.Errorf("at %#x, %v", address, err)
+			}
+			if again := r.read > before; again != (i == 0) {
+				t.Errorf("asked for the %d. time: read %d bytes", i+1, r.read-before)
+			}
+		}
+		for i := range maxVariables {
+			vars.addresses[strconv.Itoa(i)] = 0
+		}
+		delete(vars.addresses, "value")
+		if _, err := vars.address("value"); err == nil {
+			t.Error("takes any number of variables")
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestUSDTSites(t *testing.T) {

@@ -24,11 +24,12 @@ import (
 	"github.com/ebpm/ebpm/e2e/kernel/vm"
 )
 
-var update = flag.Bool("update", false, "write the table of docs/hooks.md, with a column of the running kernel")
+var update = flag.Bool("update", false, "write the tables of docs/hooks.md and docs/handover-hooks.md, with a column of the running kernel")
 
 const (
-	runner    = "../../deployer/ecli"
-	hooksFile = "../../docs/hooks.md"
+	runner       = "../../deployer/ecli"
+	hooksFile    = "../../docs/hooks.md"
+	handoverFile = "../../docs/handover-hooks.md"
 	// bootTimeout is far more than the tests of one kernel take: the processor
 	// is translated.
 	bootTimeout = 20 * time.Minute
@@ -39,7 +40,7 @@ var hookOptions = vm.Options{Modules: vm.DefaultModules, Programs: vm.DefaultPro
 
 // TestRunner runs the tests of the runner on each kernel, and compares what they
 // say of the hooks with the documentation. Each test there is a test here:
-// TestRunner/KERNEL/TEST.
+// TestRunner/KERNEL/TEST. Handovers are tested with one processor, too.
 func TestRunner(t *testing.T) {
 	suite, err := vm.Build(t.Context(), []string{runner})
 	if err != nil {
@@ -52,15 +53,35 @@ func TestRunner(t *testing.T) {
 	})
 	var columns []*column
 	for _, series := range vm.Series {
-		c := &column{title: "Linux " + series, results: map[string]string{}}
+		c := newColumn("Linux " + series)
 		columns = append(columns, c)
 		t.Run(series, func(t *testing.T) { runOn(t, series, suite, hookOptions, c) })
 	}
+	// There, the kernel's ways to wait for other processors have nothing to wait for.
+	t.Run("one processor", func(t *testing.T) {
+		alone := hookOptions
+		alone.CPUs, alone.Args = 1, []string{"-test.run=^(TestHandover|TestTPBTF|TestKprobe|TestXDPFrags)$"}
+		runOn(t, vm.Series[len(vm.Series)-1], suite, alone, newColumn(""))
+	})
 	if t.Failed() {
-		t.Log("the table of hooks is not looked at, since tests failed")
+		t.Log("the tables of hooks are not looked at, since tests failed")
 		return
 	}
-	t.Run("hooks.md", func(t *testing.T) { checkTable(t, columns) })
+	names := hookNames(columns)
+	if len(names) == 0 {
+		t.Fatal("the tests of the runner name no hook")
+	}
+	all := columns
+	var here *column
+	if *update || len(neverWorks(columns)) > 0 {
+		here = runHere(t)
+		all = append(all[:len(all):len(all)], here)
+	}
+	for _, name := range neverWorks(all) {
+		t.Errorf("no kernel runs a program of the section %s", name)
+	}
+	t.Run("hooks.md", func(t *testing.T) { checkTable(t, hooksFile, columns, here, (*column).cell) })
+	t.Run("handover-hooks.md", func(t *testing.T) { checkTable(t, handoverFile, columns, here, (*column).way) })
 }
 
 func runOn(t *testing.T, series string, suite *vm.Suite, o vm.Options, c *column) {
@@ -104,51 +125,40 @@ func repeatResult(t *testing.T, result, output string) {
 	}
 }
 
-// checkTable compares the columns with those of docs/hooks.md. The last one
-// there is of the machine on which it was written, which no other one needs to
-// be like.
-func checkTable(t *testing.T, columns []*column) {
-	data, err := os.ReadFile(hooksFile)
+// checkTable compares the columns with those of a file. The last one there is of
+// the machine on which it was written, which no other one needs to be like; it is
+// written anew from here.
+func checkTable(t *testing.T, file string, columns []*column, here *column, cell func(*column, string) string) {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	before, old, after, err := cutTable(string(data))
 	if err != nil {
-		t.Fatalf("%s: %v", hooksFile, err)
+		t.Fatalf("%s: %v", file, err)
 	}
 	names := hookNames(columns)
-	if len(names) == 0 {
-		t.Fatal("the tests of the runner name no hook")
-	}
 	for _, c := range columns {
-		for _, name := range c.untested(names) {
-			t.Errorf("%s: no test attached a program of the section %s", c.title, name)
+		for _, name := range c.untested(names, cell) {
+			t.Errorf("%s: no test says of the section %s what %s has", c.title, name, file)
 		}
 	}
 	title, last := lastColumn(old)
-	all := columns
-	if *update || len(neverWorks(columns)) > 0 {
-		here := runHere(t)
-		all = append(all[:len(all):len(all)], here)
-		if *update {
-			title = here.title
-			for _, name := range names {
-				last[name] = here.cell(name)
-			}
+	if *update {
+		title = here.title
+		for _, name := range names {
+			last[name] = cell(here, name)
 		}
 	}
-	for _, name := range neverWorks(all) {
-		t.Errorf("no kernel runs a program of the section %s", name)
-	}
-	got := table(columns, title, last)
+	got := table(columns, cell, title, last)
 	if *update {
-		if err := os.WriteFile(hooksFile, []byte(before+got+after), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(before+got+after), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return
 	}
 	if diff := cmp.Diff(old, got); diff != "" {
-		t.Errorf("the table of docs/hooks.md is not what the kernels did (make kernels UPDATE=1):\n%s", diff)
+		t.Errorf("the table of %s is not what the kernels did (make kernels UPDATE=1):\n%s", file, diff)
 	}
 }
 
@@ -162,7 +172,7 @@ func runHere(t *testing.T) *column {
 	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
 		t.Fatal(err)
 	}
-	c := &column{title: fmt.Sprintf("Linux %d.%d, see below", major, minor), results: map[string]string{}}
+	c := newColumn(fmt.Sprintf("Linux %d.%d, see below", major, minor))
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-json", runner)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

@@ -22,12 +22,22 @@ type column struct {
 	names [][]string
 	// results are those of the sections of programs: works, or what is missing.
 	results map[string]string
+	// ways are how programs in the sections moved to another instance.
+	ways map[string]string
 }
 
-const works = "works"
+func newColumn(title string) *column {
+	return &column{title: title, results: map[string]string{}, ways: map[string]string{}}
+}
+
+const (
+	works = "works"
+	// unmoved stands in a table where a kernel does not have the hook.
+	unmoved = "-"
+)
 
 // attr takes an attribute of a test: "hooks", the names of one hook; "hook",
-// the result of a section.
+// the result of a section; "handover", how a program in it moved.
 func (c *column) attr(key, value string) {
 	switch key {
 	case "hooks":
@@ -41,14 +51,30 @@ func (c *column) attr(key, value string) {
 		if section = strings.TrimPrefix(section, "?"); c.results[section] != works {
 			c.results[section] = result
 		}
+	case "handover":
+		if section, way, ok := strings.Cut(value, ": "); ok {
+			c.ways[strings.TrimPrefix(section, "?")] = way
+		}
 	}
 }
 
 // cell says what a kernel does with the sections NAME and NAME/TARGET: "" when
 // no test said anything.
-func (c *column) cell(name string) string {
+func (c *column) cell(name string) string { return summary(c.results, name) }
+
+// way says how programs in the sections move: "" when none that works was moved.
+func (c *column) way(name string) string {
+	if way := summary(c.ways, name); way != "" || strings.HasPrefix(c.cell(name), works) {
+		return way
+	}
+	return unmoved
+}
+
+// summary is what the sections NAME and NAME/TARGET have in common, and in which
+// they differ.
+func summary(results map[string]string, name string) string {
 	byResult := map[string][]string{}
-	for section, result := range c.results {
+	for section, result := range results {
 		if n, target, _ := strings.Cut(section, "/"); n == name {
 			byResult[result] = append(byResult[result], target)
 		}
@@ -56,12 +82,12 @@ func (c *column) cell(name string) string {
 	if len(byResult) == 0 {
 		return ""
 	}
-	results := slices.Sorted(maps.Keys(byResult))
-	if len(results) == 1 {
-		return results[0]
+	sorted := slices.Sorted(maps.Keys(byResult))
+	if len(sorted) == 1 {
+		return sorted[0]
 	}
 	var parts []string
-	for _, result := range results {
+	for _, result := range sorted {
 		if result == works {
 			parts = append([]string{works}, parts...)
 			continue
@@ -99,12 +125,12 @@ func neverWorks(columns []*column) []string {
 
 // untested returns the names of hooks of which the tests on that kernel say
 // nothing.
-func (c *column) untested(names []string) []string {
-	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return c.cell(name) != "" })
+func (c *column) untested(names []string, cell func(*column, string) string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return cell(c, name) != "" })
 }
 
 // table writes the table in Markdown. The last column is given as it is.
-func table(columns []*column, lastTitle string, last map[string]string) string {
+func table(columns []*column, cell func(*column, string) string, lastTitle string, last map[string]string) string {
 	var b strings.Builder
 	b.WriteString("| section |")
 	for _, c := range columns {
@@ -114,7 +140,7 @@ func table(columns []*column, lastTitle string, last map[string]string) string {
 	for _, name := range hookNames(columns) {
 		fmt.Fprintf(&b, "| `%s` |", name)
 		for _, c := range columns {
-			fmt.Fprintf(&b, " %s |", c.cell(name))
+			fmt.Fprintf(&b, " %s |", cell(c, name))
 		}
 		fmt.Fprintf(&b, " %s |\n", last[name])
 	}
@@ -140,7 +166,7 @@ func lastColumn(text string) (title string, cells map[string]string) {
 	return title, cells
 }
 
-// The table is between these lines of docs/hooks.md.
+// The table is between these lines of its file.
 const (
 	tableBegin = "<!-- begin table: make kernels UPDATE=1 -->\n"
 	tableEnd   = "<!-- end table -->\n"
@@ -156,7 +182,7 @@ func cutTable(text string) (before, tableText, after string, err error) {
 }
 
 func TestTable(t *testing.T) {
-	old, current := &column{title: "Linux 6.1", results: map[string]string{}}, &column{title: "Linux 6.12", results: map[string]string{}}
+	old, current := newColumn("Linux 6.1"), newColumn("Linux 6.12")
 	for _, c := range []*column{old, current} {
 		c.attr("hooks", "xdp xdp.frags")
 		c.attr("hooks", "cgroup")
@@ -172,7 +198,7 @@ func TestTable(t *testing.T) {
 	current.attr("hook", "cgroup/unix1: works")
 	current.attr("hook", "xdp: refused")
 	columns := []*column{old, current}
-	got := table(columns, "Linux 6.18", map[string]string{"xdp": "works"})
+	got := table(columns, (*column).cell, "Linux 6.18", map[string]string{"xdp": "works"})
 	const want = "| section | Linux 6.1 | Linux 6.12 | Linux 6.18 |\n" +
 		"|---|---|---|---|\n" +
 		"| `cgroup` | works; unix1, unix2 needs Linux 6.7 | works |  |\n" +
@@ -184,8 +210,22 @@ func TestTable(t *testing.T) {
 	if never := neverWorks(columns); !slices.Equal(never, []string{"xdp.frags"}) {
 		t.Errorf("never work: %v", never)
 	}
-	if untested := current.untested(hookNames(columns)); !slices.Equal(untested, []string{"xdp.frags"}) {
+	if untested := current.untested(hookNames(columns), (*column).cell); !slices.Equal(untested, []string{"xdp.frags"}) {
 		t.Errorf("untested: %v", untested)
+	}
+	current.attr("handover", "cgroup/dev: exact")
+	current.attr("handover", "cgroup/unix1: near exact")
+	ways := table(columns, (*column).way, "Linux 6.18", map[string]string{"xdp": "exact"})
+	const wantWays = "| section | Linux 6.1 | Linux 6.12 | Linux 6.18 |\n" +
+		"|---|---|---|---|\n" +
+		"| `cgroup` |  | dev exact; unix1 near exact |  |\n" +
+		"| `xdp` |  | - | exact |\n" +
+		"| `xdp.frags` | - | - |  |\n"
+	if diff := cmp.Diff(wantWays, ways); diff != "" {
+		t.Error(diff)
+	}
+	if untested := old.untested(hookNames(columns), (*column).way); !slices.Equal(untested, []string{"cgroup", "xdp"}) {
+		t.Errorf("not moved: %v", untested)
 	}
 	before, middle, after, err := cutTable("text\n" + tableBegin + got + tableEnd + "more\n")
 	if err != nil || before != "text\n"+tableBegin || middle != got || after != tableEnd+"more\n" {

@@ -29,6 +29,10 @@ func (c conn) send(m Message, files []int) error {
 	if err != nil {
 		return err
 	}
+	// Who does not read must not stop this instance.
+	if err := c.SetWriteDeadline(time.Now().Add(answerTimeout)); err != nil {
+		return fmt.Errorf("send %s: %w", m.kind(), err)
+	}
 	for {
 		some := files[:min(len(files), filesAPacket)]
 		var rights []byte
@@ -60,8 +64,16 @@ func (c conn) receive(ctx context.Context) (_ Message, files []int, err error) {
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
 		return nil, nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		_ = c.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer func() {
+		if !stop() {
+			<-stopped // else it would end the next read
+		}
+	}()
 	defer func() {
 		if err != nil {
 			closeFiles(files)
@@ -81,6 +93,12 @@ func (c conn) receive(ctx context.Context) (_ Message, files []int, err error) {
 	m, want, err := decode(data)
 	if err != nil {
 		return nil, files, fmt.Errorf("read a message: %w", err)
+	}
+	if len(files) < want {
+		// The rest was sent with it.
+		if err := c.SetReadDeadline(time.Now().Add(answerTimeout)); err != nil {
+			return nil, files, err
+		}
 	}
 	for len(files) < want {
 		before := len(files)
@@ -158,15 +176,29 @@ func (c conn) checkPeer() error {
 // open reports whether the peer's end is open, and has said nothing that is not
 // read.
 func (c conn) open() bool {
+	_, err := c.peek()
+	return errors.Is(err, unix.EAGAIN)
+}
+
+// hungUp reports whether the peer's end is closed, and all that it said is read.
+func (c conn) hungUp() bool {
+	n, err := c.peek()
+	return n == 0 && !errors.Is(err, unix.EAGAIN)
+}
+
+// peek looks at what is not read yet.
+func (c conn) peek() (n int, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return false
+		return 0, err
 	}
-	var n int
 	ctlErr := raw.Control(func(fd uintptr) {
 		n, _, err = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	})
-	return ctlErr == nil && n <= 0 && errors.Is(err, unix.EAGAIN)
+	if ctlErr != nil {
+		return 0, ctlErr
+	}
+	return max(n, 0), err
 }
 
 func closeFiles(files []int) {

@@ -18,7 +18,9 @@ import (
 // are called one after the other. Files are descriptors; those that a method
 // takes are its own, those that it returns stay the host's.
 type Host interface {
-	// Start puts the programs in their places where no other instance is.
+	// Start puts the programs in their places where no other instance is. After an
+	// error it is as if it had not been called; one of [manifest.KindConflict] says
+	// that a place is taken which has room for one.
 	Start(context.Context) error
 	// Offer says what a successor gets.
 	Offer() (Offer, []int, error)
@@ -64,6 +66,9 @@ type Options struct {
 	// Hung is called in a goroutine of its own when a move does not come to its
 	// end. It ends the process, so that the other instance goes on.
 	Hung func(error)
+	// Step is told of each step of the host, before and after it. It is nil but in
+	// tests, which end the process there.
+	Step func(string)
 }
 
 // Bounds of time.
@@ -90,6 +95,8 @@ type instance struct {
 	host     Host
 	place    *place
 	accepted <-chan conn
+	// hidden is true when this instance should answer and cannot.
+	hidden bool
 	// standby is the instance from which this one took over; nil without one.
 	standby *peer
 	// parked are those that wait for the end of this one.
@@ -125,6 +132,9 @@ func watch(c conn) *peer {
 // nil after the end, a *[RefusedError] if the current one hands nothing over, and
 // the errors of host.
 func Run(ctx context.Context, host Host, o Options) (err error) {
+	if o.Step != nil {
+		host = stepped{host, o.Step}
+	}
 	i := &instance{Options: o, host: host}
 	if i.place, err = openPlace(o.Dir); err != nil {
 		return err
@@ -176,7 +186,7 @@ func (i *instance) join(ctx context.Context) (string, error) {
 				return "", err
 			}
 			if free {
-				return i.cold(limited)
+				return i.coldAlone(limited)
 			}
 			// Somebody lives who does not answer: a standby that is about to.
 			if err := pause(limited); err != nil {
@@ -187,7 +197,11 @@ func (i *instance) join(ctx context.Context) (string, error) {
 		role, err := i.greet(limited, *c)
 		switch {
 		case errors.Is(err, io.EOF):
-			continue // it has ended before it gave anything
+			// It has ended before it gave anything, or hangs up on everybody.
+			if err := pause(limited); err != nil {
+				return "", err
+			}
+			continue
 		case role == manifest.RoleStale:
 			watchdog.Stop()
 			unlock()
@@ -213,20 +227,65 @@ func pause(ctx context.Context) error {
 
 // cold starts where nobody is, or beside one that hands nothing over.
 func (i *instance) cold(ctx context.Context) (string, error) {
-	if err := i.host.Start(ctx); err != nil {
+	l, err := i.place.bind()
+	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(i.place.live(), i.appear()); err != nil {
+	if err := i.host.Start(ctx); err != nil {
+		i.place.unbind(l)
+		return "", err
+	}
+	if err := errors.Join(i.place.live(), i.answer(l)); err != nil {
 		return "", errors.Join(err, i.host.Release())
 	}
 	i.Became(manifest.RoleCurrent, 0)
 	return manifest.RoleCurrent, nil
 }
 
-// appear makes this instance the one that answers.
-func (i *instance) appear() (err error) {
-	i.accepted, err = i.place.listen()
+// busyPause is how often a hook is looked at that is taken and takes no second
+// program.
+const busyPause = 250 * time.Millisecond
+
+// coldAlone starts where nobody answers. An instance that knows no handovers may
+// hold a hook that takes one program: its end is waited for.
+func (i *instance) coldAlone(ctx context.Context) (string, error) {
+	for told := false; ; {
+		role, err := i.cold(ctx)
+		if manifest.KindOf(err) != manifest.KindConflict {
+			return role, err
+		}
+		if !told {
+			i.Log(fmt.Sprintf("%v: waiting for its end, for %s at most", err, MoveTimeout))
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return "", err
+		case <-time.After(busyPause):
+		}
+	}
+}
+
+// answer makes this instance the one that answers.
+func (i *instance) answer(l *net.UnixListener) (err error) {
+	i.accepted, err = i.place.answer(l)
 	return err
+}
+
+// appear answers again, or says why that does not work: then it is tried later.
+func (i *instance) appear() {
+	i.accepted = nil
+	l, err := i.place.bind()
+	if err == nil {
+		err = i.answer(l)
+	}
+	switch {
+	case err == nil:
+		i.hidden = false
+	case !i.hidden:
+		i.hidden = true
+		i.Log(fmt.Sprintf("no other instance can take over until this works: %v", err))
+	}
 }
 
 // greet talks to the current instance. The error is io.EOF if that one ended before
@@ -256,7 +315,14 @@ func (i *instance) greet(ctx context.Context, c conn) (_ string, err error) {
 			return "", &RefusedError{m.Reason, m.Protocol}
 		}
 		i.Log(fmt.Sprintf("the running instance hands over by protocol %d, this one by %d: events are doubled until it ends", m.Protocol, Protocol))
-		return i.cold(ctx)
+		role, err := i.cold(ctx)
+		if manifest.KindOf(err) == manifest.KindConflict {
+			keep = true
+			i.Log(fmt.Sprintf("%v: waiting for the end of the running instance", err))
+			i.Became(manifest.RoleStale, 0)
+			return manifest.RoleStale, nil
+		}
+		return role, err
 	case Stale:
 		keep = true
 		i.Log(fmt.Sprintf("a newer instance runs (%d, this one is %d): waiting for its end", m.Revision, i.Revision))
@@ -290,6 +356,15 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 			err = errors.Join(err, i.host.Release())
 		}
 	}()
+	fresh, err := i.place.bind()
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		if fresh != nil {
+			i.place.unbind(fresh)
+		}
+	}()
 	// ask sends m and waits for the answer; a peer that has ended gives none.
 	alive = true
 	ask := func(m Message, files []int) (answer Message, err error) {
@@ -318,10 +393,17 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 	if err := i.place.live(); err != nil {
 		return false, err
 	}
+	// From here on this instance has events. A request to end is heard when all is
+	// moved: the other one gets them back then.
+	deadline, _ := ctx.Deadline()
+	ctx, cancel := context.WithDeadlineCause(context.WithoutCancel(ctx), deadline, fmt.Errorf("the handover was not done in %s", MoveTimeout))
+	defer cancel()
 	if err := i.host.Flip(true); err != nil {
 		return false, err
 	}
-	if err := i.appear(); err != nil {
+	l := fresh
+	fresh = nil
+	if err := i.answer(l); err != nil {
 		return false, err
 	}
 	if alive {
@@ -349,10 +431,11 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 	return alive, nil
 }
 
-// dropPeer prints what a dead peer left, and lets go of what only it had.
+// dropPeer prints what a dead peer left, and lets go of what only it had. What
+// cannot be read is lost, and no reason to end.
 func (i *instance) dropPeer() error {
 	if err := i.host.DrainPeer(); err != nil {
-		return err
+		i.Log(fmt.Sprintf("events of the other instance are lost: %v", err))
 	}
 	return i.host.DropPeer()
 }
@@ -364,7 +447,13 @@ func (i *instance) current(ctx context.Context) error {
 		if i.standby != nil {
 			standbyGone = i.standby.gone
 		}
+		var again <-chan time.Time
+		if i.hidden {
+			again = time.After(time.Second)
+		}
 		select {
+		case <-again:
+			i.appear()
 		case <-ctx.Done():
 			return i.end(nil)
 		case err := <-i.host.Failed():
@@ -559,7 +648,8 @@ func (i *instance) takeBack() error {
 		return err
 	}
 	i.Log("the new instance has ended: this one goes on")
-	return i.appear()
+	i.appear()
+	return nil
 }
 
 // stand stands by for the instance that took over, and reports whether this one is
@@ -571,14 +661,14 @@ func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
 		m, files, err := c.receive(ctx)
 		closeFiles(files)
 		switch {
-		case ctx.Err() != nil:
-			return false, i.host.Release()
-		case errors.Is(err, io.EOF):
+		case errors.Is(err, io.EOF), ctx.Err() != nil && c.hungUp(): // where both were asked to end, too
 			if err := i.takeBack(); err != nil {
 				return false, errors.Join(err, i.host.Release())
 			}
 			i.Became(manifest.RoleCurrent, 0)
 			return true, nil
+		case ctx.Err() != nil:
+			return false, i.host.Release()
 		case err != nil:
 			i.Log(err.Error())
 			continue

@@ -78,15 +78,19 @@ type fake struct {
 	peer     *fake
 	failed   chan error
 
-	calls    []string
-	crashAt  int // the number of the call, from 1; 0 for none
-	failAt   int
-	roles    []string
-	ctx      context.Context
-	stop     context.CancelFunc
-	done     chan error
-	revision uint64
-	logged   []string
+	calls   []string
+	crashAt int // the number of the call, from 1; 0 for none
+	failAt  int
+	stopAt  int
+	taken   int // how often its place is taken yet
+	// unreadable is true of one that cannot read what a peer left.
+	unreadable bool
+	roles      []string
+	ctx        context.Context
+	stop       context.CancelFunc
+	done       chan error
+	revision   uint64
+	logged     []string
 }
 
 var _ Host = (*fake)(nil)
@@ -105,6 +109,9 @@ func (f *fake) step(name string, effect func() error) (err error) {
 	n := len(f.calls)
 	if f.crashAt == 2*n-1 {
 		panic(crash{})
+	}
+	if f.stopAt == n {
+		f.stop()
 	}
 	if f.failAt == n {
 		return fmt.Errorf("%s: %w", name, errFake)
@@ -139,6 +146,10 @@ func (f *fake) dead() {
 
 func (f *fake) Start(context.Context) error {
 	return f.step("start", func() error {
+		if f.taken > 0 {
+			f.taken--
+			return manifest.WithKind(manifest.KindConflict, errFake, "")
+		}
 		if len(f.w.living) != 0 {
 			f.w.fault = f.name + " starts beside a living one"
 		}
@@ -223,6 +234,9 @@ func (f *fake) Resume() error {
 
 func (f *fake) DrainPeer() error {
 	return f.step("drainPeer", func() error {
+		if f.unreadable {
+			return errFake
+		}
 		if f.peer != nil {
 			f.peer.show()
 		}
@@ -465,5 +479,84 @@ func TestTwoAtOnce(t *testing.T) {
 			return slices.Equal(roles, []string{manifest.RoleCurrent, manifest.RoleRetired, manifest.RoleStandby})
 		})
 		w.check(t, a, b, c)
+	}
+}
+
+// TestStops asks either side to end at each of its steps: a move that has begun is
+// finished first, so that the other one has what it needs.
+func TestStops(t *testing.T) {
+	for _, who := range []string{"old", "new"} {
+		for at := 1; at <= 12; at++ {
+			t.Run(fmt.Sprintf("%s/%d", who, at), func(t *testing.T) {
+				t.Parallel()
+				w, dir := &world{}, t.TempDir()
+				w.load(t)
+				o := w.run(t, dir, &fake{name: t.Name() + "o", revision: 1})
+				waitFor(t, "the old one is current", func() bool { return o.role() == manifest.RoleCurrent })
+				n := &fake{name: t.Name() + "n", revision: 2}
+				if who == "old" {
+					w.mu.Lock()
+					o.stopAt = len(o.calls) + at
+					w.mu.Unlock()
+				} else {
+					n.stopAt = at
+				}
+				w.run(t, dir, n)
+				waitFor(t, "one is left", func() bool {
+					return n.role() == manifest.RoleCurrent && (o.ended() || o.role() == manifest.RoleStandby) || n.ended() && o.role() == manifest.RoleCurrent
+				})
+				if who == "new" && slices.Contains(n.calls, "flip") && !slices.Contains(n.roles, manifest.RoleCurrent) {
+					t.Errorf("the new one has moved and not finished it: %v", n.calls)
+				}
+				w.check(t, o, n)
+			})
+		}
+	}
+}
+
+// TestStopBoth asks both to end at once: the current one moves back to nobody.
+func TestStopBoth(t *testing.T) {
+	for range 20 {
+		w, dir := &world{}, t.TempDir()
+		o := w.run(t, dir, &fake{name: t.Name() + "o", revision: 1})
+		waitFor(t, "the old one is current", func() bool { return o.role() == manifest.RoleCurrent })
+		n := w.run(t, dir, &fake{name: t.Name() + "n", revision: 2})
+		waitFor(t, "the new one is current", func() bool { return n.role() == manifest.RoleCurrent })
+		o.stop()
+		n.stop()
+		waitFor(t, "both end", func() bool { return o.ended() && n.ended() })
+		w.check(t, o, n)
+	}
+}
+
+// TestTaken: a place that takes one program is waited for.
+func TestTaken(t *testing.T) {
+	w, dir := &world{}, t.TempDir()
+	w.load(t)
+	f := w.run(t, dir, &fake{name: t.Name(), taken: 2})
+	waitFor(t, "it is current", func() bool { return f.role() == manifest.RoleCurrent })
+	w.mu.Lock()
+	if len(f.logged) != 1 || !strings.Contains(f.logged[0], "waiting for its end") {
+		t.Errorf("it says %q", f.logged)
+	}
+	w.mu.Unlock()
+	w.check(t, f)
+}
+
+// TestUnreadable: events of a dead peer that cannot be read are no reason to end.
+func TestUnreadable(t *testing.T) {
+	w, dir := &world{}, t.TempDir()
+	o := w.run(t, dir, &fake{name: t.Name() + "o", revision: 1, unreadable: true})
+	waitFor(t, "the old one is current", func() bool { return o.role() == manifest.RoleCurrent })
+	n := w.run(t, dir, &fake{name: t.Name() + "n", revision: 2, crashAt: 4}) // after the flip
+	waitFor(t, "the new one is gone", n.ended)
+	waitFor(t, "the old one goes on", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return slices.ContainsFunc(o.logged, func(s string) bool { return strings.Contains(s, "this one goes on") })
+	})
+	o.stop()
+	if err := <-o.done; err != nil {
+		t.Errorf("the old one ends with %v", err)
 	}
 }

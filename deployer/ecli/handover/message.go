@@ -29,7 +29,9 @@ const (
 // name them in the order in which they come.
 type Message interface{ kind() string }
 
-// Hello is the first word of a new instance.
+// Hello is the first word of a new instance. It and [Refuse] keep their fields in
+// all protocols, and may get more, so that any two versions understand at least
+// that they do not understand each other.
 type Hello struct {
 	Protocol int `json:"protocol"`
 	// Revision says which of two instances is to follow the other: that with the
@@ -106,6 +108,9 @@ type Part struct {
 	// Links is how many files hold the dispatcher in its place. The file of its
 	// slots stands before them.
 	Links int `json:"links"`
+	// Swapped is true of a struct of programs (struct_ops). Its one link is that of
+	// the struct itself, whose map stands before it: there is no dispatcher.
+	Swapped bool `json:"swapped,omitempty"`
 	// Target is what the dispatcher is attached to, for people.
 	Target string `json:"target,omitempty"`
 }
@@ -162,8 +167,15 @@ func decode(data []byte) (Message, int, error) {
 	if len(data) > maxMessage {
 		return nil, 0, fmt.Errorf("%d bytes, at most %d are read", len(data), maxMessage)
 	}
+	read := strict
 	var e envelope
-	if err := strict(data, &e); err != nil {
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, 0, err
+	}
+	if e.Kind == (Hello{}).kind() || e.Kind == (Refuse{}).kind() {
+		read = json.Unmarshal
+	}
+	if err := read(data, &e); err != nil {
 		return nil, 0, err
 	}
 	typ, ok := kinds[e.Kind]
@@ -171,7 +183,7 @@ func decode(data []byte) (Message, int, error) {
 		return nil, 0, fmt.Errorf("a message of the unknown kind %.40q", e.Kind)
 	}
 	v := reflect.New(typ)
-	if err := strict(e.Body, v.Interface()); err != nil {
+	if err := read(e.Body, v.Interface()); err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", e.Kind, err)
 	}
 	m := v.Elem().Interface().(Message)
@@ -243,6 +255,9 @@ func partFiles(parts []Part) (int, error) {
 	for _, p := range parts {
 		if p.Links < 0 || p.Links > maxFiles || len(p.Key) > maxName || len(p.Target) > maxTarget {
 			return 0, fmt.Errorf("program %.40q: %d links, a key of %d bytes", p.Name, p.Links, len(p.Key))
+		}
+		if p.Swapped && p.Links != 1 {
+			return 0, fmt.Errorf("struct %.40q: %d links where it has one", p.Name, p.Links)
 		}
 		n += 1 + p.Links
 		names = append(names, p.Name)

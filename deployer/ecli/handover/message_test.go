@@ -73,6 +73,18 @@ func TestMessagesAreRefused(t *testing.T) {
 	}
 }
 
+// TestOtherProtocols: what is said first is understood, whatever the version.
+func TestOtherProtocols(t *testing.T) {
+	for data, want := range map[string]Message{
+		`{"kind":"hello","body":{"protocol":2,"revision":3,"more":[1]},"more":{}}`: Hello{Protocol: 2, Revision: 3},
+		`{"kind":"refuse","body":{"reason":"r","protocol":2,"more":1}}`:            Refuse{Reason: "r", Protocol: 2},
+	} {
+		if m, _, err := decode([]byte(data)); err != nil || m != want {
+			t.Errorf("%s: got %+v, %v", data, m, err)
+		}
+	}
+}
+
 func FuzzMessage(f *testing.F) {
 	for _, tt := range messages {
 		data, err := encode(tt.m, tt.files)

@@ -33,7 +33,7 @@ const (
 // A place is the folder in which the instances of a release on this node meet.
 type place struct {
 	dir, alive *os.File
-	// hideListener ends listen; nil without it.
+	// hideListener ends answer; nil without it.
 	hideListener func()
 }
 
@@ -169,22 +169,35 @@ func (p *place) dial() (*conn, error) {
 	return &conn{c}, nil
 }
 
-// listen answers from now on in place of whoever did. Peers come over the channel.
-func (p *place) listen() (<-chan conn, error) {
-	p.hide()
-	fresh := fmt.Sprintf("%s.%d", socketName, os.Getpid())
-	if err := unix.Unlinkat(int(p.dir.Fd()), fresh, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+// freshName is the name of a socket that does not answer yet. Only who moves makes
+// it, so one is enough.
+const freshName = socketName + ".new"
+
+// bind makes what [place.answer] puts in place: all that could fail for want of room.
+func (p *place) bind() (*net.UnixListener, error) {
+	if err := unix.Unlinkat(int(p.dir.Fd()), freshName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return nil, fmt.Errorf("listen for a successor: %w", err)
 	}
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: p.path(fresh), Net: "unixpacket"})
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: p.path(freshName), Net: "unixpacket"})
 	if err != nil {
 		return nil, fmt.Errorf("listen for a successor: %w", err)
 	}
 	l.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+// unbind takes that back.
+func (p *place) unbind(l *net.UnixListener) {
+	_ = l.Close()
+	_ = unix.Unlinkat(int(p.dir.Fd()), freshName, 0)
+}
+
+// answer answers from now on in place of whoever did. Peers come over the channel.
+func (p *place) answer(l *net.UnixListener) (<-chan conn, error) {
+	p.hide()
 	// The name is taken over in one step, so that somebody answers at each moment.
-	if err := unix.Renameat(int(p.dir.Fd()), fresh, int(p.dir.Fd()), socketName); err != nil {
-		_ = l.Close()
-		_ = unix.Unlinkat(int(p.dir.Fd()), fresh, 0)
+	if err := unix.Renameat(int(p.dir.Fd()), freshName, int(p.dir.Fd()), socketName); err != nil {
+		p.unbind(l)
 		return nil, fmt.Errorf("listen for a successor: %w", err)
 	}
 	accepted, hidden := make(chan conn), make(chan struct{})
