@@ -597,6 +597,9 @@ func (c *Cluster) ContainerdSocket(nodeName string) string {
 	return c.path(nodeName, "run", "containerd", "containerd.sock")
 }
 
+// NodeLogs is the folder of this machine that a node has as /var/log.
+func (c *Cluster) NodeLogs(nodeName string) string { return c.path(nodeName, "log") }
+
 // ensurePauseImage imports the image of the sandboxes into a node.
 func (c *Cluster) ensurePauseImage(ctx context.Context, n node) error {
 	socket := c.ContainerdSocket(n.name)
