@@ -330,6 +330,7 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 		own.closer = partOf{} // a map holds it, which others may go on with
 	}
 	own.links, own.Links = fds, len(fds)
+	g.parts = append(g.parts, own)
 	return nil
 }
 
@@ -372,7 +373,6 @@ func (g *generation) placeStruct(prog *plannedProgram, program *ebpf.Program, of
 		return fmt.Errorf("struct %s: it is not registered by a descriptor that could be handed over", name)
 	}
 	own.links, own.Links = fds, len(fds)
-	g.parts = append(g.parts, own)
 	return nil
 }
 
