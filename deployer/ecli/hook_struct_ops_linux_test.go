@@ -73,6 +73,12 @@ func TestStructOps(t *testing.T) {
 	}
 }
 
+func TestSleepableStructOps(t *testing.T) {
+	h := congestion("ebpm_sleeps")
+	h.section, h.flags = "struct_ops.s/init", unix.BPF_F_SLEEPABLE
+	h.fires(t)
+}
+
 // TestStructOpsOnce: a struct is registered once, whichever of its programs the
 // package lists.
 func TestStructOpsOnce(t *testing.T) {

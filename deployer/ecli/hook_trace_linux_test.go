@@ -216,6 +216,13 @@ func TestKprobeSections(t *testing.T) {
 	}
 }
 
+func TestKretprobeMulti(t *testing.T) {
+	h := hookTest{section: "kretprobe.multi/do_mkdirat", typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeMulti, trigger: mkdir}
+	need(t, h)
+	h.confine(t)
+	h.fires(t)
+}
+
 func TestKprobeMulti(t *testing.T) {
 	h := hookTest{section: "kprobe.multi/do_mkdirat", typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeMulti, trigger: mkdir}
 	need(t, h)
@@ -332,7 +339,8 @@ func TestSleepableFentry(t *testing.T) {
 }
 
 func TestLSMCgroup(t *testing.T) {
-	h := hookTest{section: "lsm_cgroup/socket_create", typ: ebpf.LSM, attach: ebpf.AttachLSMCgroup, returns: 1}
+	// A handover makes sockets, too.
+	h := hookTest{section: "lsm_cgroup/socket_create", typ: ebpf.LSM, attach: ebpf.AttachLSMCgroup, returns: 1, continuous: true}
 	need(t, h)
 	h.trigger = func() error {
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"github.com/ebpm/ebpm/manifest"
 )
@@ -124,8 +125,14 @@ func TestUserProbes(t *testing.T) {
 
 // TestUprobeSession runs at the entry and at the return.
 func TestUprobeSession(t *testing.T) {
+	for name, flags := range map[string]uint32{"uprobe.session": 0, "uprobe.session.s": unix.BPF_F_SLEEPABLE} {
+		t.Run(name, func(t *testing.T) { testUprobeSession(t, name, flags) })
+	}
+}
+
+func testUprobeSession(t *testing.T, name string, flags uint32) {
 	path := writeTarget(t)
-	h := hookTest{section: "uprobe.session/target:second_*", typ: ebpf.Kprobe, attach: attachTraceUprobeSession, trigger: func() error {
+	h := hookTest{section: name + "/target:second_*", typ: ebpf.Kprobe, attach: attachTraceUprobeSession, flags: flags, trigger: func() error {
 		_, err := runTarget(path)
 		return err
 	}}
