@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -170,7 +171,7 @@ func (h *hookTest) moves(t *testing.T) string {
 	enter := w.joiner(t, h.enter)
 	// act makes the event happen once, and returns how often it was seen so far, by
 	// whom it is to be seen.
-	act := func(g *generation, n int64) int {
+	act := func(g *generation, n int64) {
 		before := seenBy(out, n)
 		err := w.do(func() error {
 			switch {
@@ -185,7 +186,6 @@ func (h *hookTest) moves(t *testing.T) string {
 			t.Fatalf("trigger: %v", err)
 		}
 		eventually(t, fmt.Sprintf("instance %d sees the event (printed %q)", n, out.String()), func() bool { return seenBy(out, n) > before })
-		return seenBy(out, n)
 	}
 	old, oldGeneration := h.join(t, dir, 1, out, enter)
 	old.waitRole(t, manifest.RoleCurrent)
@@ -400,7 +400,7 @@ func TestHandoverOfSleepable(t *testing.T) {
 			dir, out := t.TempDir(), &buffer{}
 			join := func(n int) *member {
 				return joinPackage(t, Options{
-					Package: handoverPackage(t, tt.name), Args: []string{"--edition", fmt.Sprint(n)},
+					Package: handoverPackage(t, tt.name), Args: []string{"--edition", strconv.Itoa(n)},
 					JSON: true, Stdout: out, Handover: dir, Revision: uint64(n),
 				})
 			}

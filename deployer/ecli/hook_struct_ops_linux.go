@@ -91,7 +91,7 @@ func structKey(m *ebpf.MapSpec) string {
 	if !ok {
 		return ""
 	}
-	key := s.Name
+	var name string
 	for _, member := range s.Members {
 		array, ok := btf.As[*btf.Array](member.Type)
 		if !ok || member.Name != "name" || len(m.Contents) == 0 {
@@ -99,10 +99,10 @@ func structKey(m *ebpf.MapSpec) string {
 		}
 		value, ok := m.Contents[0].Value.([]byte)
 		if from, to := member.Offset.Bytes(), member.Offset.Bytes()+array.Nelems; ok && int(to) <= len(value) {
-			key += " " + unix.ByteSliceToString(value[from:to])
+			name = unix.ByteSliceToString(value[from:to])
 		}
 	}
-	return key
+	return s.Name + " " + name
 }
 
 // A structOps is a registered struct.

@@ -81,7 +81,7 @@ func offsetOf(pc uintptr) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_LOAD && p.Vaddr <= uint64(pc) && uint64(pc) < p.Vaddr+p.Filesz {
 			return uint64(pc) - p.Vaddr + p.Off, nil
@@ -111,22 +111,22 @@ func (c *costCase) measure(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer direct.Close()
+	defer func() { _ = direct.Close() }()
 	cell, err := handover.NewCell()
 	if err != nil {
 		return err
 	}
-	defer cell.Close()
+	defer func() { _ = cell.Close() }()
 	slots, err := handover.NewSlots()
 	if err != nil {
 		return err
 	}
-	defer slots.Close()
+	defer func() { _ = slots.Close() }()
 	dispatcher, err := handover.LoadDispatcher(&c.spec, cell, slots, ebpf.ProgramOptions{})
 	if err != nil {
 		return err
 	}
-	defer dispatcher.Close()
+	defer func() { _ = dispatcher.Close() }()
 	if err := slots.Put(0, direct); err != nil {
 		return err
 	}

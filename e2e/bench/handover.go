@@ -47,7 +47,7 @@ const (
 // and what the naive ways do in the same run.
 func handovers(ctx context.Context, out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', tabwriter.AlignRight)
-	defer w.Flush()
+	defer func() { _ = w.Flush() }()
 	if err := dispatcherCost(w); err != nil {
 		return err
 	}
