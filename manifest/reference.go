@@ -99,12 +99,15 @@ func parseReference(s, defaultRegistry string) (Reference, error) {
 	}
 	r.Tag = tag
 	first, _, hasPath := strings.Cut(repository, "/")
-	if !hasPath || (first != "localhost" && !strings.ContainsAny(first, ".:")) {
+	if !hasPath || !namesRegistry(first) {
 		if err := checkRepository(repository); err != nil {
 			return r, err
 		}
 		if defaultRegistry == "" {
 			return r, errNoRegistry
+		}
+		if host, _, _ := strings.Cut(defaultRegistry, "/"); !namesRegistry(host) {
+			return r, fmt.Errorf("the default registry %q: its first part has no dot or colon, and is not localhost, so that it could be a repository", defaultRegistry)
 		}
 		repository = strings.TrimSuffix(defaultRegistry, "/") + "/" + repository
 	}
@@ -113,6 +116,11 @@ func parseReference(s, defaultRegistry string) (Reference, error) {
 		return r, err
 	}
 	return r, checkRepository(r.Repository)
+}
+
+// namesRegistry reports whether the first component of a reference is a registry.
+func namesRegistry(first string) bool {
+	return first == "localhost" || strings.ContainsAny(first, ".:")
 }
 
 // IsTag reports whether s can be a tag: at most 128 letters, digits, dots, dashes

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -97,7 +98,10 @@ func TestTogether(t *testing.T) {
 	}))
 	defer web.Close()
 	images := containers.New(containers.Logger(log.New(io.Discard, "", 0)))
-	var manifests [][]byte // that were written
+	var (
+		mu        sync.Mutex
+		manifests [][]byte // that were written
+	)
 	reg := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if user, password, _ := r.BasicAuth(); strings.Contains(r.URL.Path, "/private/") && (user != "me" || password != "se cret") {
 			w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
@@ -106,7 +110,9 @@ func TestTogether(t *testing.T) {
 		}
 		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/manifests/") {
 			data, _ := io.ReadAll(r.Body)
+			mu.Lock()
 			manifests = append(manifests, data)
+			mu.Unlock()
 			r.Body = io.NopCloser(bytes.NewReader(data))
 		}
 		images.ServeHTTP(w, r)
@@ -168,8 +174,11 @@ func TestTogether(t *testing.T) {
 	want := `{"annotations":{"b":"c=<d>","org.opencontainers.image.title":"T"},` +
 		`"config":{"digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","mediaType":"application/vnd.wasm.config.v1+json","size":2},` +
 		`"layers":[{"digest":"sha256:93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476","mediaType":"application/vnd.wasm.content.layer.v1+wasm","size":8}],"schemaVersion":2}`
-	if !slices.ContainsFunc(manifests, func(m []byte) bool { return string(m) == want }) {
-		t.Errorf("the manifests are\n%s, wanted one\n%s", bytes.Join(manifests, []byte("\n")), want)
+	mu.Lock()
+	written := slices.Clone(manifests)
+	mu.Unlock()
+	if !slices.ContainsFunc(written, func(m []byte) bool { return string(m) == want }) {
+		t.Errorf("the manifests are\n%s, wanted one\n%s", bytes.Join(written, []byte("\n")), want)
 	}
 
 	for _, words := range [][]string{
