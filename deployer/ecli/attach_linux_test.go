@@ -73,7 +73,12 @@ func at(targets ...string) Options {
 // to the folder that it takes for its root.
 const probedEnv = "EBPM_TEST_PROBED"
 
+// A function that makes room on its stack begins a second time after that, and a
+// probe at its begin then fires twice.
+//
 //go:noinline
+//go:nosplit
+//go:norace
 func probed() int { return len(os.Args) }
 
 func callProbed(in io.Reader, out io.Writer) error {
