@@ -110,7 +110,7 @@ func startNumberer(thread int, pause time.Duration) *numberer {
 				return
 			default:
 			}
-			for range 100 {
+			for range 20 {
 				_, _ = unix.Getpriority(100+thread, int(l.n.Add(1))) // EINVAL
 			}
 			time.Sleep(pause)
@@ -173,7 +173,7 @@ func (m *member) status() manifest.Status {
 
 func (m *member) waitRole(t *testing.T, role string) {
 	t.Helper()
-	for deadline := time.Now().Add(60 * time.Second); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(time.Millisecond) {
 		if h := m.status().Handover; h != nil && h.Role == role {
 			return
 		}
