@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -65,6 +66,11 @@ func startYielder(t *testing.T) (path string, pid uint64) {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	})
+	// The kernel says that it runs before it has mapped the file.
+	eventually(t, "the program is mapped", func() bool {
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", cmd.Process.Pid))
+		return err == nil && strings.Contains(string(maps), path)
 	})
 	return path, uint64(cmd.Process.Pid)
 }
