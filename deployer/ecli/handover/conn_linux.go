@@ -122,6 +122,11 @@ func (c conn) packet(files []int) ([]byte, []int, error) {
 	data := make([]byte, maxMessage+1)
 	oob := make([]byte, unix.CmsgSpace(4*filesAPacket))
 	n, oobn, flags, _, err := c.ReadMsgUnix(data, oob)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The kernel says once that the peer has ended without reading everything.
+		// What it said before that is behind it.
+		n, oobn, flags, _, err = c.ReadMsgUnix(data, oob)
+	}
 	if err != nil {
 		return nil, files, err
 	}

@@ -157,6 +157,32 @@ func TestNonsense(t *testing.T) {
 	}
 }
 
+// TestLastWords: what a peer said is read, also when it ended without reading all
+// that it was told.
+func TestLastWords(t *testing.T) {
+	for _, more := range []bool{false, true} {
+		a, b := pair(t)
+		if err := a.send(Hello{Protocol: Protocol}, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.send(Refuse{Reason: "no"}, nil); err != nil {
+			t.Fatal(err)
+		}
+		_ = b.Close()
+		if more {
+			if err := a.send(Flipped{}, nil); !errors.Is(err, io.EOF) {
+				t.Errorf("send: %v", err)
+			}
+		}
+		if m, _, err := a.receive(t.Context()); err != nil || m != (Refuse{Reason: "no"}) {
+			t.Errorf("%v, %v", m, err)
+		}
+		if _, _, err := a.receive(t.Context()); !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+	}
+}
+
 func TestEnds(t *testing.T) {
 	a, b := pair(t)
 	if !a.open() || !b.open() {

@@ -365,11 +365,12 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 			i.place.unbind(fresh)
 		}
 	}()
-	// ask sends m and waits for the answer; a peer that has ended gives none.
+	// ask sends m and waits for the answer; a peer that has ended gives none. One that
+	// has hung up may have said why.
 	alive = true
 	ask := func(m Message, files []int) (answer Message, err error) {
 		err = c.send(m, files)
-		if err == nil {
+		if err == nil || errors.Is(err, io.EOF) {
 			answer, files, err = c.receive(ctx)
 			closeFiles(files)
 		}
@@ -424,9 +425,13 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 	if err := i.host.Resume(); err != nil {
 		return false, err
 	}
-	if alive && c.send(Done{}, nil) != nil {
-		alive = false
-		return false, i.host.DropPeer()
+	if alive {
+		switch err := c.send(Done{}, nil); {
+		case errors.Is(err, io.EOF):
+			return false, i.host.DropPeer()
+		case err != nil:
+			return false, err // it lives, and goes on when this one has ended
+		}
 	}
 	return alive, nil
 }

@@ -81,6 +81,7 @@ type fake struct {
 	calls   []string
 	crashAt int // the number of the call, from 1; 0 for none
 	failAt  int
+	slow    time.Duration // what it needs to get ready
 	stopAt  int
 	taken   int // how often its place is taken yet
 	// unreadable is true of one that cannot read what a peer left.
@@ -176,6 +177,7 @@ func (f *fake) Offer() (o Offer, files []int, err error) {
 
 func (f *fake) Prepare(_ context.Context, o Offer, files []int) (r Ready, mine []int, err error) {
 	closeFiles(files)
+	time.Sleep(f.slow)
 	err = f.step("prepare", func() error {
 		peer, _ := offers.Load(o.Parts[0].Name)
 		f.peer = peer.(*fake)
@@ -285,7 +287,11 @@ func (w *world) run(t *testing.T, dir string, f *fake) *fake {
 			Dir: dir, Revision: f.revision,
 			Became: func(r string, _ time.Duration) { w.mu.Lock(); f.roles = append(f.roles, r); w.mu.Unlock() },
 			Log:    func(s string) { w.mu.Lock(); f.logged = append(f.logged, s); w.mu.Unlock() },
-			Hung:   func(err error) { t.Errorf("%s hangs: %v", f.name, err) },
+			Hung: func(err error) {
+				if f.slow == 0 {
+					t.Errorf("%s hangs: %v", f.name, err)
+				}
+			},
 		})
 	}()
 	return f
@@ -559,4 +565,25 @@ func TestUnreadable(t *testing.T) {
 	if err := <-o.done; err != nil {
 		t.Errorf("the old one ends with %v", err)
 	}
+}
+
+// TestLate: who is ready when the other one has given up on it changes nothing.
+func TestLate(t *testing.T) {
+	move, answer := MoveTimeout, answerTimeout
+	MoveTimeout, answerTimeout = 100*time.Millisecond, 50*time.Millisecond
+	defer func() { MoveTimeout, answerTimeout = move, answer }()
+	w, dir := &world{}, t.TempDir()
+	w.load(t)
+	o := w.run(t, dir, &fake{name: t.Name() + "o", revision: 1})
+	waitFor(t, "the old one is current", func() bool { return o.role() == manifest.RoleCurrent })
+	n := w.run(t, dir, &fake{name: t.Name() + "n", revision: 2, slow: 500 * time.Millisecond})
+	waitFor(t, "the late one ends", n.ended)
+	if err := <-n.done; err == nil || n.role() != "" {
+		t.Errorf("it was %q and ended with %v", n.role(), err)
+	}
+	n.done <- nil
+	if o.role() != manifest.RoleCurrent {
+		t.Errorf("the old one is %s", o.role())
+	}
+	w.check(t, o, n)
 }
