@@ -385,16 +385,12 @@ func computesPointers(p *ebpf.ProgramSpec) bool {
 
 // Needs derives what o asks for on a current kernel.
 func (o *Object) Needs() (Needs, error) {
-	return o.NeedsOn("")
+	return o.NeedsAt("", nil)
 }
 
-// NeedsOn derives what o asks for when the oldest kernel that it is to run on
-// has that release; "" is a current one.
-func (o *Object) NeedsOn(oldestKernel string) (Needs, error) {
-	return o.NeedsAt(oldestKernel, nil)
-}
-
-// NeedsAt is NeedsOn for programs that have these targets, by their names.
+// NeedsAt derives what o asks for when the oldest kernel that it is to run on has
+// that release, "" being a current one, and its programs have these targets, by
+// their names.
 func (o *Object) NeedsAt(oldestKernel string, targets map[string][]Target) (Needs, error) {
 	capabilities := map[string]bool{}
 	mounts := map[Mount]bool{}

@@ -48,7 +48,7 @@ func TestRights(t *testing.T) {
 	} {
 		t.Run(tt.pkg+tt.kernel, func(t *testing.T) {
 			_, o := inspectPackage(t, tt.pkg)
-			needs, err := o.NeedsOn(tt.kernel)
+			needs, err := o.NeedsAt(tt.kernel, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -224,7 +224,15 @@ func (g *generation) attempt() (*plan, *ebpf.CollectionSpec, error) {
 		prog := &p.programs[i]
 		prog.spec, prog.object = spec.Programs[prog.name], spec
 	}
-	return &p, spec, prepare(&p, g.o)
+	if err := prepare(&p, g.o); err != nil {
+		return nil, nil, err
+	}
+	var err error
+	if g.states, err = manifest.StateMaps(spec, g.o.Carry); err != nil {
+		closeTargets(&p)
+		return nil, nil, manifest.WithKind(manifest.KindUsage, err, "")
+	}
+	return &p, spec, nil
 }
 
 // wayOf is how a program moves on this kernel.
@@ -254,11 +262,6 @@ func (g *generation) bring(p *plan, spec *ebpf.CollectionSpec, replace map[strin
 		}
 		replace[handover.GateMap] = g.cell.Map()
 	}
-	var err error
-	if g.states, err = manifest.StateMaps(spec, g.o.Carry); err != nil {
-		return manifest.WithKind(manifest.KindUsage, err, "")
-	}
-	g.states = slices.DeleteFunc(g.states, func(s manifest.State) bool { return s.Name == handover.GateMap })
 	return g.load(p, spec, g.o, replace)
 }
 
@@ -304,11 +307,7 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 			err = errors.Join(err, own.close())
 		}
 	}()
-	types, err := kernelTypes(g.o)
-	if err != nil {
-		return err
-	}
-	d, err := handover.LoadDispatcher(prog.spec, g.cell, own.slots, ebpf.ProgramOptions{KernelTypes: types})
+	d, err := handover.LoadDispatcher(prog.spec, g.cell, own.slots, ebpf.ProgramOptions{KernelTypes: g.types})
 	if err != nil {
 		return explain(err)
 	}
@@ -471,7 +470,7 @@ func (g *generation) undoneUnless(err error) error {
 
 // loaded lets go of what only a load needs.
 func (g *generation) loaded() {
-	g.spec, g.plan = nil, nil
+	g.spec, g.plan, g.types = nil, nil, nil
 	debug.FreeOSMemory()
 }
 
@@ -541,13 +540,14 @@ func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (
 	if err != nil {
 		return handover.Ready{}, nil, err
 	}
-	carried, err := g.carry(spec, o.States, &got)
+	carried, err := g.carry(o.States, &got)
 	defer func() {
 		for _, m := range carried {
 			_ = m.Close() // the collection has its own
 		}
 	}()
 	if err != nil {
+		closeTargets(p)
 		return handover.Ready{}, nil, err
 	}
 	if err := g.bring(p, spec, carried); err != nil {
@@ -594,13 +594,9 @@ func worse(a, b manifest.Way) manifest.Way {
 }
 
 // carry returns the maps of another instance that this one goes on with.
-func (g *generation) carry(spec *ebpf.CollectionSpec, offered []manifest.State, got *fileList) (map[string]*ebpf.Map, error) {
-	wanted, err := manifest.StateMaps(spec, g.o.Carry)
-	if err != nil {
-		return nil, manifest.WithKind(manifest.KindUsage, err, "")
-	}
+func (g *generation) carry(offered []manifest.State, got *fileList) (map[string]*ebpf.Map, error) {
 	layouts := map[string]string{}
-	for _, s := range wanted {
+	for _, s := range g.states {
 		layouts[s.Name] = s.Layout
 	}
 	g.brought.Carried, g.brought.Reset = []string{}, []string{}

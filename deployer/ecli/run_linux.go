@@ -90,6 +90,8 @@ type instance struct {
 	links    []io.Closer
 	reporter *reporter
 	ready    io.Closer // nil without a socket
+	// types are those of the kernel while programs are loaded; nil are its own.
+	types *btf.Spec
 }
 
 // start loads and attaches. On an error nothing is left in the kernel.
@@ -113,6 +115,7 @@ func start(p *plan, spec *ebpf.CollectionSpec, o *Options) (_ *instance, err err
 	if err != nil {
 		return nil, err
 	}
+	in.types = nil
 	if err := in.listen(o); err != nil {
 		return nil, err
 	}
@@ -141,9 +144,11 @@ func prepare(p *plan, o *Options) (err error) {
 // load brings the programs into the kernel, with maps in place of those of the same
 // names, and opens the readers: no event is to find a buffer that nobody reads.
 func (in *instance) load(p *plan, spec *ebpf.CollectionSpec, o *Options, maps map[string]*ebpf.Map) (err error) {
-	in.coll, err = load(p, spec, o, maps)
-	closeTargets(p)
-	if err != nil {
+	defer closeTargets(p)
+	if in.types, err = kernelTypes(o); err != nil {
+		return err
+	}
+	if in.coll, err = load(p, spec, in.types, maps); err != nil {
 		return err
 	}
 	if len(p.exports) > 0 {
@@ -269,12 +274,8 @@ func (in *instance) close() error {
 }
 
 // load loads the programs, with maps in place of those of the same names.
-func load(p *plan, spec *ebpf.CollectionSpec, o *Options, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
+func load(p *plan, spec *ebpf.CollectionSpec, types *btf.Spec, maps map[string]*ebpf.Map) (*ebpf.Collection, error) {
 	opts := ebpf.CollectionOptions{MapReplacements: maps}
-	types, err := kernelTypes(o)
-	if err != nil {
-		return nil, err
-	}
 	opts.Programs.KernelTypes = types
 	if err := setExterns(spec); err != nil {
 		return nil, err
