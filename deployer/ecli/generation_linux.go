@@ -802,6 +802,9 @@ func (g *generation) peerOutputs() (*outputs, error) {
 			delete(buffers, e.mapName)
 			return nil, fmt.Errorf("map %s: %w", e.mapName, err)
 		}
+		if err := g.notMine(buffers[e.mapName]); err != nil {
+			return nil, fmt.Errorf("map %s: %w", e.mapName, err)
+		}
 	}
 	out, err := newOutputs(p, buffers, g.o, g.reporter)
 	if err != nil {
@@ -809,6 +812,41 @@ func (g *generation) peerOutputs() (*outputs, error) {
 	}
 	out.header = nil
 	return out, nil
+}
+
+// notMine refuses a buffer of this instance in place of the peer's: with two readers
+// its events would be printed twice.
+func (g *generation) notMine(theirs *ebpf.Map) error {
+	if g.outputs == nil {
+		return nil
+	}
+	for _, name := range g.outputs.rings {
+		same, err := sameMap(theirs, g.coll.Maps[name])
+		if err != nil {
+			return err
+		}
+		if same {
+			return errors.New("it is this instance's own")
+		}
+	}
+	return nil
+}
+
+// sameMap reports whether the kernel knows two maps by one id, Linux 4.13.
+func sameMap(a, b *ebpf.Map) (bool, error) {
+	var ids [2]ebpf.MapID
+	for i, m := range []*ebpf.Map{a, b} {
+		info, err := m.Info()
+		if err != nil {
+			return false, err
+		}
+		id, ok := info.ID()
+		if !ok {
+			return false, errors.New("the kernel gives it no id")
+		}
+		ids[i] = id
+	}
+	return ids[0] == ids[1], nil
 }
 
 // A descriptor reads a file at places, and leaves it open.

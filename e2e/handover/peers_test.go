@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	protocol "github.com/ebpm/ebpm/deployer/ecli/handover"
@@ -174,11 +175,19 @@ func TestHostileNew(t *testing.T) {
 				t.Errorf("it says %q to a file in place of a link", kind)
 			}
 		},
-		"dies after go": func(t *testing.T, s stranger) {
+		"the other one's buffer": func(t *testing.T, s stranger) {
 			s.say("hello", hello, 0)
 			_, body, files := s.hear(t)
-			// The package and buffer are the other one's own, so all is in order.
 			s.say("ready", map[string]any{"parts": []any{}, "buffers": []string{"records"}, "carried": []string{}, "reset": []string{}}, 2, files[0], bufferOf(t, body, files))
+			if kind, _, _ := s.hear(t); kind != "refuse" {
+				t.Errorf("it says %q to its own buffer", kind)
+			}
+		},
+		"dies after go": func(t *testing.T, s stranger) {
+			s.say("hello", hello, 0)
+			_, _, files := s.hear(t)
+			// The package is the other one's own, so all is in order.
+			s.say("ready", map[string]any{"parts": []any{}, "buffers": []string{"records"}, "carried": []string{}, "reset": []string{}}, 2, files[0], buffer(t))
 			if kind, _, _ := s.hear(t); kind != "go" {
 				t.Errorf("it says %q", kind)
 			}
@@ -187,8 +196,8 @@ func TestHostileNew(t *testing.T) {
 		},
 		"moves and dies": func(t *testing.T, s stranger) {
 			s.say("hello", hello, 0)
-			_, body, files := s.hear(t)
-			s.say("ready", map[string]any{"parts": []any{}, "buffers": []string{"records"}, "carried": []string{}, "reset": []string{}}, 2, files[0], bufferOf(t, body, files))
+			_, _, files := s.hear(t)
+			s.say("ready", map[string]any{"parts": []any{}, "buffers": []string{"records"}, "carried": []string{}, "reset": []string{}}, 2, files[0], buffer(t))
 			s.hear(t)
 			s.say("flipped", map[string]any{}, 0)
 			if kind, _, _ := s.hear(t); kind != "drained" {
@@ -232,6 +241,17 @@ func ready(t *testing.T, s stranger, files ...int) {
 	if kind, _, _ := s.hear(t); kind != "refuse" {
 		t.Errorf("it says %q", kind)
 	}
+}
+
+// buffer makes an empty ring buffer.
+func buffer(t *testing.T) int {
+	t.Helper()
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.RingBuf, MaxEntries: uint32(os.Getpagesize())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	return m.FD()
 }
 
 // bufferOf finds the ring buffer among the files of an offer.
