@@ -56,7 +56,7 @@ func loadPackage(t *testing.T, version int) string {
 	}
 	source := filepath.Join(dir, "load.bpf.c")
 	edit(t, source, "#define VERSION 1\n", fmt.Sprintf("#define VERSION %d\n", version))
-	edit(t, source, "#define FIRST 100\n", fmt.Sprintf("#define FIRST %d\n", loadFirst))
+	edit(t, source, "#define FIRST_THREAD 100\n", fmt.Sprintf("#define FIRST_THREAD %d\n", loadFirst))
 	return dir
 }
 

@@ -173,7 +173,8 @@ func compile(t testing.TB, name string, defines ...string) string {
 	if _, err := os.Stat(file); err == nil {
 		return file
 	}
-	args := []string{"testdata/load.bpf.c", "testdata/load.h", "-o", dir, fmt.Sprintf("-a=-DFIRST_THREAD=%d", firstThread)}
+	const header = "../../deployer/ecli/testdata/handover/load.h"
+	args := []string{"testdata/load.bpf.c", header, "-o", dir, fmt.Sprintf("-a=-DFIRST_THREAD=%d", firstThread)}
 	for _, d := range defines {
 		args = append(args, "-a=-D"+d)
 	}

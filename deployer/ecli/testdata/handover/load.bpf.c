@@ -12,7 +12,12 @@
 #define VERSION 1
 #endif
 #define GETPRIORITY 140 // x86-64
-#define FIRST 100
+#ifndef FIRST_THREAD
+#define FIRST_THREAD 100
+#endif
+#ifndef RECORDS
+#define RECORDS (8 << 20) // bytes
+#endif
 
 struct place {
 	__u32 hook;
@@ -25,6 +30,9 @@ struct seen {
 	__u64 count;
 	__u64 gaps;
 	__u64 again;
+#ifdef LAYOUT
+	__u64 more;
+#endif
 };
 
 struct {
@@ -36,16 +44,16 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 8 << 20);
+	__uint(max_entries, RECORDS);
 } records SEC(".maps");
 
 static __always_inline void see(__u32 hook, __u64 which, __u64 n)
 {
-	struct place at = {.hook = hook, .thread = which - FIRST};
+	struct place at = {.hook = hook, .thread = which - FIRST_THREAD};
 	struct seen first = {.last = n, .count = 1}, *s;
 	struct record *r;
 
-	if (which < FIRST || which >= FIRST + 8)
+	if (which < FIRST_THREAD || which >= FIRST_THREAD + 8)
 		return;
 	s = bpf_map_lookup_elem(&seen, &at);
 	if (!s) {
