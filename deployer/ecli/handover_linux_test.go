@@ -68,13 +68,19 @@ func (w worker) joiner(t *testing.T, enter func()) func() error {
 		name string
 		flag int
 	}{{"net", unix.CLONE_NEWNET}, {"mnt", unix.CLONE_NEWNS}}
+	// Not /proc/self: the process's first thread may be the worker's, or be where an
+	// earlier test has brought it.
+	ours := map[string]string{}
+	for _, typ := range types {
+		name, err := os.Readlink("/proc/thread-self/ns/" + typ.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours[typ.name] = name
+	}
 	files := map[int]*os.File{}
 	err := w.do(func() error {
 		for _, typ := range types {
-			ours, err := os.Readlink("/proc/self/ns/" + typ.name)
-			if err != nil {
-				return err
-			}
 			f, err := os.Open("/proc/thread-self/ns/" + typ.name)
 			if err != nil {
 				return err
@@ -82,7 +88,7 @@ func (w worker) joiner(t *testing.T, enter func()) func() error {
 			t.Cleanup(func() { _ = f.Close() })
 			if its, err := os.Readlink("/proc/thread-self/ns/" + typ.name); err != nil {
 				return err
-			} else if its != ours {
+			} else if its != ours[typ.name] {
 				files[typ.flag] = f
 			}
 		}
