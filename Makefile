@@ -88,8 +88,9 @@ $(GOLANGCI):
 	mv $(@D)/build-$(GOLANGCI_VERSION)/golangci-lint $@
 	rmdir $(@D)/build-$(GOLANGCI_VERSION)
 
-test: deps build ## every test, those on the real cluster included
+test: deps build ## every test, those on the real cluster and on other kernels included
 	go run ./e2e/report -skips e2e/skips.txt -- -race -timeout 20m ./...
+	$(MAKE) kernels
 	$(MAKE) e2e
 
 e2e: deps build image-programs ## the tests on the real cluster; it is left as it was found
