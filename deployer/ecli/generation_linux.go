@@ -137,9 +137,11 @@ type generation struct {
 
 var _ handover.Host = (*generation)(nil)
 
-// A part is a program with its dispatcher, or a struct of programs with its link.
+// A part is a program with its dispatcher or gate, or a struct of programs with its
+// link.
 type part struct {
 	handover.Part
+	// slots is nil behind a gate.
 	slots *handover.Slots
 	// structs are what stands in the place of slots in a part that is swapped.
 	structs *handover.Structs
@@ -174,25 +176,33 @@ func (p *part) close() error {
 	return errors.Join(errs...)
 }
 
-// fd is the file that goes with the links.
-func (p *part) fd() int {
-	if p.structs != nil {
-		return p.structs.FD()
+// files are what [handover.Part] says that belongs to it.
+func (p *part) files() []int {
+	switch {
+	case p.structs != nil:
+		return append([]int{p.structs.FD()}, p.links...)
+	case p.slots != nil:
+		return append([]int{p.slots.FD()}, p.links...)
 	}
-	return p.slots.FD()
+	return p.links
 }
 
 // adoptPart takes over the part that another instance describes.
 func adoptPart(what handover.Part, got *fileList) (*part, error) {
 	p := &part{Part: what, foreign: true}
-	fd := got.take()
+	fd := -1
+	if !what.Gated {
+		fd = got.take()
+	}
 	for range what.Links {
 		p.links = append(p.links, got.take())
 	}
 	var err error
-	if what.Swapped {
+	switch {
+	case what.Gated:
+	case what.Swapped:
 		p.structs, err = handover.AdoptStructs(fd)
-	} else {
+	default:
 		p.slots, err = handover.AdoptSlots(fd)
 	}
 	if err != nil {
@@ -272,8 +282,11 @@ func (g *generation) place(prog *plannedProgram, offered []*part) error {
 	if prog.hook.structOf != nil {
 		return g.placeStruct(prog, program, offered)
 	}
-	if wayOf(prog) != manifest.Exact {
+	switch wayOf(prog) {
+	case manifest.Naive:
 		return g.attach(prog, program, g.o)
+	case manifest.NearExact:
+		return g.gate(prog, program)
 	}
 	prog.maps = g.coll.Maps
 	want, err := g.describe(prog)
@@ -294,6 +307,28 @@ func (g *generation) place(prog *plannedProgram, offered []*part) error {
 		return nil
 	}
 	return g.dispatch(prog, program, want)
+}
+
+// gate attaches a program that has its gate in front. Its links are handed over, so
+// that it runs on until the other instance has moved when this one is killed.
+func (g *generation) gate(prog *plannedProgram, program *ebpf.Program) error {
+	if err := g.attach(prog, program, g.o); err != nil {
+		return err
+	}
+	last := len(g.links) - 1
+	fds, ok := descriptors(g.links[last])
+	if !ok {
+		return nil // nothing that another process could hold
+	}
+	g.parts = append(g.parts, &part{
+		Part: handover.Part{
+			Name: partName(prog), Links: len(fds), Gated: true,
+			Target: g.reporter.programs[len(g.reporter.programs)-1].Target,
+		},
+		closer: g.links[last], links: fds,
+	})
+	g.links = g.links[:last]
+	return nil
 }
 
 // dispatch attaches a new dispatcher.
@@ -431,12 +466,17 @@ func (g *generation) describe(prog *plannedProgram) (handover.Part, error) {
 		return handover.Part{}, err
 	}
 	sum := sha256.Sum256(key)
-	name := prog.name
-	if at := prog.place(); at != "" {
-		place := sha256.Sum256([]byte(at))
-		name += "@" + hex.EncodeToString(place[:8])
+	return handover.Part{Name: partName(prog), Key: hex.EncodeToString(sum[:])}, nil
+}
+
+// partName is the name of a program at its place.
+func partName(prog *plannedProgram) string {
+	at := prog.place()
+	if at == "" {
+		return prog.name
 	}
-	return handover.Part{Name: name, Key: hex.EncodeToString(sum[:])}, nil
+	place := sha256.Sum256([]byte(at))
+	return prog.name + "@" + hex.EncodeToString(place[:8])
 }
 
 func (g *generation) Start(context.Context) (err error) {
@@ -457,7 +497,7 @@ func (g *generation) Start(context.Context) (err error) {
 		return err
 	}
 	g.loaded()
-	return g.Resume()
+	return nil
 }
 
 // undoneUnless lets go of everything when err says that something failed.
@@ -479,7 +519,7 @@ func (g *generation) Offer() (o handover.Offer, files []int, err error) {
 	files = []int{g.pkg, g.cell.FD()}
 	for _, p := range g.parts {
 		o.Parts = append(o.Parts, p.Part)
-		files = append(append(files, p.fd()), p.links...)
+		files = append(files, p.files()...)
 	}
 	names, fds := g.buffers()
 	o.Buffers = names
@@ -566,7 +606,7 @@ func (g *generation) Prepare(_ context.Context, o handover.Offer, files []int) (
 	for _, p := range g.parts {
 		if p.closer != nil {
 			g.brought.Parts = append(g.brought.Parts, p.Part)
-			mine = append(append(mine, p.fd()), p.links...)
+			mine = append(mine, p.files()...)
 		}
 	}
 	if len(g.brought.Parts) > 0 {
@@ -885,9 +925,10 @@ func (g *generation) DropPeer() error {
 			errs = append(errs, p.close())
 			return true
 		}
-		if p.structs != nil {
+		switch {
+		case p.structs != nil:
 			errs = append(errs, p.structs.DropPeer())
-		} else {
+		case p.slots != nil:
 			errs = append(errs, p.slots.Clear(g.slot.Other()))
 		}
 		return false

@@ -7,6 +7,7 @@ package handover
 import (
 	"debug/elf"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,8 +54,8 @@ func offsetOf(f func(uint64, uint64)) string {
 // these tests, too.
 var firstThread = 1_000_000 + 8*os.Getpid()
 
-// firstPort is FIRST_PORT of load.bpf.c.
-const firstPort = 100
+// firstPort and firstTCPPort are FIRST_PORT and FIRST_TCP_PORT of load.bpf.c.
+const firstPort, firstTCPPort = 100, 116
 
 // A load makes numbered events at hooks, on threads of its own.
 type load struct {
@@ -72,7 +73,7 @@ type load struct {
 
 // allHooks are those of load.bpf.c, and fastHooks those whose events cost least.
 var (
-	allHooks  = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}
+	allHooks  = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}
 	fastHooks = []int{0, 1, 2, 11, 12}
 )
 
@@ -191,7 +192,7 @@ func makerOf(hook, thread int) (string, func() (func(uint32) error, error)) {
 				return nil
 			}, nil
 		}
-	case 3:
+	case 3, 17:
 		return "probed", func() (func(uint32) error, error) {
 			return func(n uint32) error { probed(uint64(which), uint64(n)); return nil }, nil
 		}
@@ -199,7 +200,7 @@ func makerOf(hook, thread int) (string, func() (func(uint32) error, error)) {
 		return "frame", func() (func(uint32) error, error) { return frames(thread) }
 	case 7:
 		return "connect", func() (func(uint32) error, error) { return connects(thread) }
-	case 8, 9:
+	case 8, 9, 15, 16:
 		return "datagram", func() (func(uint32) error, error) { return datagrams(thread) }
 	case 10:
 		return "sysctl", func() (func(uint32) error, error) { return sysctls(thread) }
@@ -212,6 +213,8 @@ func makerOf(hook, thread int) (string, func() (func(uint32) error, error)) {
 				return nil
 			}, nil
 		}
+	case 14:
+		return "TCP", func() (func(uint32) error, error) { return calls(thread), nil }
 	case hookSleepable:
 		return "probed, sleepable", func() (func(uint32) error, error) {
 			return func(n uint32) error { probedSleepable(uint64(which), uint64(n)); return nil }, nil
@@ -256,6 +259,20 @@ func connects(thread int) (func(uint32) error, error) {
 	return func(n uint32) error {
 		return unix.Connect(fd, &unix.SockaddrInet4{Addr: address(n), Port: (firstPort + thread) << 8})
 	}, err
+}
+
+// calls asks for connections where nobody listens.
+func calls(thread int) func(uint32) error {
+	return func(n uint32) error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: address(n), Port: (firstTCPPort + thread) << 8}); !errors.Is(err, unix.ECONNREFUSED) {
+			return fmt.Errorf("connect: %w", err)
+		}
+		return unix.Close(fd)
+	}
 }
 
 // datagrams sends datagrams to a socket that nobody reads.

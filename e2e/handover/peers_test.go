@@ -352,7 +352,7 @@ func TestOtherProtocol(t *testing.T) {
 	t.Run("a newer old one", func(t *testing.T) {
 		c := newTally(t)
 		// The old one holds XDP, and answers by another protocol.
-		plain := &release{out: c.in}
+		plain := &release{tally: c}
 		old := plain.start(t, v1(t))
 		within(20*time.Second, func() bool { return old.attached() || old.ended() })
 		r := newRelease(t, c)
@@ -380,7 +380,7 @@ func TestOtherProtocol(t *testing.T) {
 // TestPlainOld: an instance without handovers holds a hook that takes one program.
 func TestPlainOld(t *testing.T) {
 	c := newTally(t)
-	plain := &release{out: c.in}
+	plain := &release{tally: c}
 	old := plain.start(t, v1(t))
 	if !within(20*time.Second, func() bool { return old.attached() || old.ended() }) || old.ended() {
 		t.Fatal(old.text())
@@ -523,7 +523,7 @@ func TestFolder(t *testing.T) {
 	t.Run("full at the move", func(t *testing.T) {
 		c := newTally(t)
 		r := mount(t, "nr_inodes=20,mode=0700")
-		r.out = c.in
+		r.tally = c
 		old := r.start(t, v1(t))
 		old.waitRole(manifest.RoleCurrent)
 		l := startLoad(t, c, killRate, allHooks)
@@ -565,12 +565,12 @@ func TestFolder(t *testing.T) {
 	t.Run("read-only at the move", func(t *testing.T) {
 		c := newTally(t)
 		r := mount(t, "mode=0700")
-		r.out = c.in
+		r.tally = c
 		old := r.start(t, v1(t))
 		old.waitRole(manifest.RoleCurrent)
 		l := startLoad(t, c, killRate, allHooks)
 		// The same folder, as a container might have it.
-		there := &release{dir: t.TempDir(), out: c.in}
+		there := &release{dir: t.TempDir(), tally: c}
 		t.Cleanup(func() { _ = unix.Unmount(there.dir, unix.MNT_DETACH) })
 		if err := errors.Join(unix.Mount(r.dir, there.dir, "", unix.MS_BIND, ""),
 			unix.Mount("", there.dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")); err != nil {

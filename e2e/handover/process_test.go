@@ -45,8 +45,8 @@ var revision atomic.Uint64
 
 // A release is what its instances have in common.
 type release struct {
-	dir string
-	out *os.File
+	dir   string
+	tally *tally
 	// more are further words for ecli before the package.
 	more []string
 	// bare is true of packages that have not the programs of load.bpf.c.
@@ -54,7 +54,7 @@ type release struct {
 }
 
 func newRelease(t testing.TB, out *tally) *release {
-	return &release{dir: filepath.Join(t.TempDir(), "release"), out: out.in}
+	return &release{dir: filepath.Join(t.TempDir(), "release"), tally: out}
 }
 
 // places are where the programs of load.bpf.c are attached.
@@ -65,8 +65,10 @@ func places() []string {
 	}
 	return []string{
 		"by_uprobe=" + exe + ":" + offsetOf(probed),
+		"by_multi=" + exe + ":" + offsetOf(probed),
 		"by_sleepable=" + exe + ":" + offsetOf(probedSleepable),
 		"by_connect4=" + cgroup, "by_cgroup_skb=" + cgroup, "by_sysctl=" + cgroup, "by_setsockopt=" + cgroup,
+		"by_sockops=" + cgroup, "by_sendmsg4=" + cgroup,
 	}
 }
 
@@ -97,7 +99,8 @@ func (r *release) run(t testing.TB, cmd *exec.Cmd, env ...string) *process {
 	p := &process{t: t, cmd: cmd, gone: make(chan struct{})}
 	cmd.Env = append(os.Environ(), fmt.Sprintf("EBPM_REVISION=%d", revision.Add(1)))
 	cmd.Env = append(cmd.Env, env...)
-	cmd.Stdout = r.out
+	cmd.Stdout = r.tally.in
+	r.tally.starts.Add(1)
 	// A test that is killed leaves nobody.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := cmd.StderrPipe()

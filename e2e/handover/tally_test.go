@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"text/tabwriter"
 
@@ -24,6 +25,7 @@ import (
 var hookNames = []string{
 	"tracepoint", "raw_tp", "tp_btf", "uprobe", "xdp", "tcx", "socket", "connect4",
 	"cgroup_skb", "sk_lookup", "sysctl", "setsockopt", "changed target", "uprobe.s",
+	"sockops", "sendmsg4", "netfilter", "uprobe.multi",
 }
 
 const hookChanged, hookSleepable = 12, 13
@@ -52,10 +54,11 @@ type count struct {
 
 // A tally reads what all instances print, through one queue, and so in one order.
 type tally struct {
-	in, out *os.File // in is what instances write to
+	in, out *os.File     // in is what instances write to
+	starts  atomic.Int32 // of instances
 
 	mu       sync.Mutex
-	counts   [16][maxThreads]count
+	counts   [20][maxThreads]count
 	versions [3]int
 	bad      []string
 	killed   bool // since the last mark
@@ -195,8 +198,8 @@ func (c *tally) caughtUp(l *load) bool {
 	})
 }
 
-// check fails the test when a hook that moves exactly lost or doubled an event, and
-// returns the table.
+// check fails the test when a hook that moves exactly lost or doubled an event, or
+// another one more than one of each thread in a move, and returns the table.
 func (c *tally) check(t testing.TB, l *load) string {
 	t.Helper()
 	c.mu.Lock()
@@ -205,6 +208,7 @@ func (c *tally) check(t testing.TB, l *load) string {
 		t.Errorf("%d lines that are no records, the first is %q", len(c.bad), c.bad[0])
 	}
 	sent := l.sent()
+	moves := 2 * int(c.starts.Load()) // to each instance, and perhaps back to it
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "hook\trecords\tlost\tdoubled\tinversions\tprinted again\tdead\t")
@@ -218,7 +222,7 @@ func (c *tally) check(t testing.TB, l *load) string {
 			sum.inversions += k.inversions
 			sum.dead += k.dead
 			sum.replayed += k.replayed
-			if exact(h) && (k.lost != 0 || k.doubled != 0 || k.inversions != 0) {
+			if off := k.lost + k.doubled + k.inversions; off > 0 && exact(h) || off > moves {
 				t.Errorf("%s, thread %d: %d lost, %d doubled, %d in another order; first %s", hookNames[h], thread, k.lost, k.doubled, k.inversions, k.first)
 			}
 			if k.last != sent[thread] {

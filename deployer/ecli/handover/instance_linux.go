@@ -18,9 +18,9 @@ import (
 // are called one after the other. Files are descriptors; those that a method
 // takes are its own, those that it returns stay the host's.
 type Host interface {
-	// Start puts the programs in their places where no other instance is. After an
-	// error it is as if it had not been called; one of [manifest.KindConflict] says
-	// that a place is taken which has room for one.
+	// Start puts the programs in their places where no other instance is; their
+	// events wait for Resume. After an error it is as if it had not been called; one
+	// of [manifest.KindConflict] says that a place is taken which has room for one.
 	Start(context.Context) error
 	// Offer says what a successor gets.
 	Offer() (Offer, []int, error)
@@ -58,8 +58,8 @@ type Options struct {
 	Dir string
 	// Revision is that of [Hello].
 	Revision uint64
-	// Became is told of each new role, with the time that the move took until
-	// the new version printed; 0 without one.
+	// Became is told of each new role, that of the current one before it prints,
+	// with the time that the move took until then; 0 without one.
 	Became func(role string, move time.Duration)
 	// Log takes sentences for people.
 	Log func(string)
@@ -119,8 +119,11 @@ func watch(c conn) *peer {
 			_, files, err := p.receive(context.Background())
 			closeFiles(files)
 			// Nonsense is no end: whoever flips while the other one lives doubles.
-			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+			switch {
+			case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
 				return
+			case err != nil:
+				time.Sleep(tryPause)
 			}
 		}
 	}()
@@ -215,12 +218,15 @@ func (i *instance) join(ctx context.Context) (string, error) {
 	}
 }
 
-// pause waits a little before something is tried again.
+// tryPause is how long something that failed is left before it is tried again.
+const tryPause = 20 * time.Millisecond
+
+// pause waits that long.
 func pause(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)
-	case <-time.After(20 * time.Millisecond):
+	case <-time.After(tryPause):
 		return nil
 	}
 }
@@ -235,10 +241,14 @@ func (i *instance) cold(ctx context.Context) (string, error) {
 		i.place.unbind(l)
 		return "", err
 	}
-	if err := errors.Join(i.place.live(), i.answer(l)); err != nil {
+	err = errors.Join(i.place.live(), i.answer(l))
+	if err == nil {
+		i.Became(manifest.RoleCurrent, 0)
+		err = i.host.Resume()
+	}
+	if err != nil {
 		return "", errors.Join(err, i.host.Release())
 	}
-	i.Became(manifest.RoleCurrent, 0)
 	return manifest.RoleCurrent, nil
 }
 
@@ -329,11 +339,10 @@ func (i *instance) greet(ctx context.Context, c conn) (_ string, err error) {
 		i.Became(manifest.RoleStale, 0)
 		return manifest.RoleStale, nil
 	case Offer:
-		alive, err := i.take(ctx, c, m, files)
+		alive, err := i.take(ctx, c, m, files, start)
 		if err != nil {
 			return "", err
 		}
-		i.Became(manifest.RoleCurrent, time.Since(start))
 		if keep = alive; alive {
 			i.standby = watch(c)
 		}
@@ -344,9 +353,10 @@ func (i *instance) greet(ctx context.Context, c conn) (_ string, err error) {
 	}
 }
 
-// take moves the release to this instance, and reports whether the other one
-// lives and stands by. Where the other one dies, it goes on alone.
-func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (alive bool, err error) {
+// take moves the release to this instance, which began at start, and reports
+// whether the other one lives and stands by. Where the other one dies, it goes on
+// alone.
+func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int, start time.Time) (alive bool, err error) {
 	ready, mine, err := i.host.Prepare(ctx, offer, files)
 	if err != nil {
 		return false, err
@@ -422,6 +432,7 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int) (
 			return false, err
 		}
 	}
+	i.Became(manifest.RoleCurrent, time.Since(start))
 	if err := i.host.Resume(); err != nil {
 		return false, err
 	}
@@ -586,6 +597,9 @@ func await[M Message](c conn) bool {
 		if _, ok := m.(M); ok && err == nil {
 			return true
 		}
+		if err != nil {
+			time.Sleep(tryPause)
+		}
 	}
 }
 
@@ -676,6 +690,7 @@ func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
 			return false, i.host.Release()
 		case err != nil:
 			i.Log(err.Error())
+			time.Sleep(tryPause)
 			continue
 		}
 		if _, ok := m.(Retire); ok {

@@ -157,7 +157,6 @@ func (f *fake) Start(context.Context) error {
 		f.slot, f.w.cell = 0, 0
 		f.w.slots = [2]*fake{f, nil}
 		f.w.living = append(f.w.living, f)
-		f.printing = true
 		return nil
 	})
 }

@@ -108,6 +108,10 @@ type Part struct {
 	// Links is how many files hold the dispatcher in its place. The file of its
 	// slots stands before them.
 	Links int `json:"links"`
+	// Gated is true of a program that stands at its hook itself, behind a gate:
+	// there are no slots. Who holds its links keeps it running when its instance is
+	// killed.
+	Gated bool `json:"gated,omitempty"`
 	// Swapped is true of a struct of programs (struct_ops). Its one link is that of
 	// the struct itself, whose map stands before it: there is no dispatcher.
 	Swapped bool `json:"swapped,omitempty"`
@@ -256,10 +260,16 @@ func partFiles(parts []Part) (int, error) {
 		if p.Links < 0 || p.Links > maxFiles || len(p.Key) > maxName || len(p.Target) > maxTarget {
 			return 0, fmt.Errorf("program %.40q: %d links, a key of %d bytes", p.Name, p.Links, len(p.Key))
 		}
-		if p.Swapped && p.Links != 1 {
+		switch {
+		case p.Swapped && p.Gated:
+			return 0, fmt.Errorf("program %.40q: both swapped and behind a gate", p.Name)
+		case p.Swapped && p.Links != 1:
 			return 0, fmt.Errorf("struct %.40q: %d links where it has one", p.Name, p.Links)
 		}
-		n += 1 + p.Links
+		if !p.Gated {
+			n++
+		}
+		n += p.Links
 		names = append(names, p.Name)
 	}
 	return n, checkNames("program", names)

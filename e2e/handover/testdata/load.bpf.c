@@ -9,6 +9,7 @@
 
 #define SETPRIORITY 141
 #define FIRST_PORT 100 // the threads' ports, the upper byte
+#define FIRST_TCP_PORT 116
 #define ETH_P_IP 0x0800
 #define ETHERTYPE 0x88b5 // IEEE 802, for experiments
 #define LEVEL 0xeb	// of an option that no socket has
@@ -137,11 +138,47 @@ int by_sleepable(struct pt_regs *ctx)
 	return 0;
 }
 
+// The same numbers as those of connect4.
+SEC("sockops")
+int by_sockops(struct bpf_sock_ops *ctx)
+{
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		see(14, (bpf_ntohl(ctx->remote_port) >> 8) - FIRST_TCP_PORT + FIRST_THREAD, bpf_ntohl(ctx->remote_ip4) & 0xffffff);
+	return 1;
+}
+
+SEC("cgroup/sendmsg4")
+int by_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	see(15, (bpf_ntohs(ctx->user_port) >> 8) - FIRST_PORT + FIRST_THREAD, bpf_ntohl(ctx->user_ip4) & 0xffffff);
+	return 1;
+}
+
+SEC("netfilter")
+int by_netfilter(struct bpf_nf_ctx *ctx)
+{
+	struct sk_buff *skb = (struct sk_buff *)ctx->skb;
+	struct numbers w;
+
+	// The data begin with the header of IPv4.
+	if (BPF_CORE_READ(skb, len) == 20 + 8 + sizeof(w) &&
+	    !bpf_probe_read_kernel(&w, sizeof(w), BPF_CORE_READ(skb, data) + 20 + 8))
+		see(16, bpf_ntohl(w.which), bpf_ntohl(w.n));
+	return 1; // NF_ACCEPT
+}
+
+SEC("uprobe.multi")
+int by_multi(struct pt_regs *ctx)
+{
+	see(17, BPF_CORE_READ(ctx, ax), BPF_CORE_READ(ctx, bx));
+	return 0;
+}
+
 #ifdef MORE
 SEC("tracepoint/syscalls/sys_enter_getpgid")
 int by_more(struct trace_event_raw_sys_enter *ctx)
 {
-	see(14, ctx->args[0], 1);
+	see(18, ctx->args[0], 1);
 	return 0;
 }
 #endif
