@@ -179,7 +179,8 @@ func upgradeFrom(running []version, next version, nodes []Node, e exclusive) upg
 func waysOf(from []version, next version, nodes []Node) (notes []string) {
 	ways := map[manifest.Way][]string{}
 	var retargeted []string
-	old := map[string][]string{} // nodes, by the programs that their kernel cannot hand over
+	// Nodes whose kernel has a worse way, by that and the programs.
+	old := map[manifest.Way]map[string][]string{manifest.NearExact: {}, manifest.Naive: {}}
 	for _, name := range sortedKeys(next.move.Moves) {
 		ways[next.move.Moves[name].Way] = append(ways[next.move.Moves[name].Way], name)
 		if slices.ContainsFunc(from, func(v version) bool { return v.targetDiffers(next, name) }) {
@@ -187,15 +188,16 @@ func waysOf(from []version, next version, nodes []Node) (notes []string) {
 		}
 	}
 	for _, n := range nodes {
-		var programs []string
+		worse := map[manifest.Way][]string{}
 		for _, name := range sortedKeys(next.move.Moves) {
-			if m := next.move.Moves[name]; m.Way != manifest.Naive && m.On(n.Kernel) == manifest.Naive {
-				programs = append(programs, name)
+			m := next.move.Moves[name]
+			if way := m.On(n.Kernel); way != m.Way {
+				worse[way] = append(worse[way], name)
 			}
 		}
-		if len(programs) > 0 {
+		for way, programs := range worse {
 			key := strings.Join(programs, ", ")
-			old[key] = append(old[key], fmt.Sprintf("%s (Linux %s)", n.Name, n.Kernel))
+			old[way][key] = append(old[way][key], fmt.Sprintf("%s (Linux %s)", n.Name, n.Kernel))
 		}
 	}
 	if names := ways[manifest.Exact]; len(names) > 0 {
@@ -210,8 +212,12 @@ func waysOf(from []version, next version, nodes []Node) (notes []string) {
 	if len(retargeted) > 0 {
 		notes = append(notes, fmt.Sprintf("At another target than before, an event on each processor at the moment of the switch may be lost or seen twice: %s.", strings.Join(retargeted, ", ")))
 	}
-	for _, programs := range sortedKeys(old) {
-		notes = append(notes, fmt.Sprintf("Not handed over on %s, whose kernel is too old (5.15 is needed, for tc 6.6): while old and new instance both live, events of %s are seen twice.", strings.Join(old[programs], ", "), programs))
+	near, naive := old[manifest.NearExact], old[manifest.Naive]
+	for _, programs := range sortedKeys(near) {
+		notes = append(notes, fmt.Sprintf("Handed over near exactly on %s, whose kernel is older than 6.6, an event at the moment of the switch may be lost or seen twice: %s.", strings.Join(near[programs], ", "), programs))
+	}
+	for _, programs := range sortedKeys(naive) {
+		notes = append(notes, fmt.Sprintf("Not handed over on %s, whose kernel is too old (5.15 is needed, for struct_ops 6.4): while old and new instance both live, events of %s are seen twice.", strings.Join(naive[programs], ", "), programs))
 	}
 	return notes
 }

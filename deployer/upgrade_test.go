@@ -139,7 +139,7 @@ func TestUpgradeSays(t *testing.T) {
 		{
 			name: "tc before 6.6", old: DeployOptions{Package: testPackage(t, "run-tc", "opensnoop", "1")}, new: DeployOptions{Package: testPackage(t, "run-tc", "opensnoop", "2")},
 			nodes: []Node{withKernel(testNode("node1"), "6.1.0")}, surge: true,
-			says: []string{"Not handed over on node1 (Linux 6.1.0)"},
+			says: []string{"Handed over near exactly on node1 (Linux 6.1.0), whose kernel is older than 6.6"}, not: []string{"while old and new"},
 		},
 		{
 			name: "sleepable", old: DeployOptions{Package: sleepable(uprobe("1"), "on_call")}, new: DeployOptions{Package: sleepable(uprobe("2"), "on_call")}, nodes: current, surge: true,

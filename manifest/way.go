@@ -29,8 +29,7 @@ const (
 	Naive Way = "naive"
 )
 
-// WayOf returns how p moves. The floor of all but the naive way is Linux 5.15, from
-// which on links of perf events can be handed over.
+// WayOf returns how p moves on a kernel that has all that it needs; see [Object.Moves].
 func WayOf(p *ebpf.ProgramSpec) Way {
 	section := strings.TrimPrefix(p.SectionName, "?")
 	switch {
@@ -69,9 +68,15 @@ func usesCgroupStorage(p *ebpf.ProgramSpec) bool {
 // Move is how a program moves, and where.
 type Move struct {
 	Way Way `json:"way"`
-	// Since is the first kernel on which it is so; an older one has the naive way.
+	// Since is the first kernel on which it is so.
 	Since string `json:"since,omitempty"`
+	// Before is the way on older ones that have handovers at all; the naive one if
+	// it is empty.
+	Before Way `json:"before,omitempty"`
 }
+
+// handoverSince is the first kernel on which links of perf events can be handed over.
+const handoverSince = "5.15"
 
 // On returns how the program moves on a kernel, whose release uname -r prints. Of
 // a release without a version it expects the best.
@@ -80,10 +85,14 @@ func (m Move) On(release string) Way {
 	if err != nil {
 		return m.Way // the naive way has no floor
 	}
-	if v, err := KernelVersion(release); err == nil && v.LessThan(since) {
+	v, err := KernelVersion(release)
+	switch {
+	case err != nil || !v.LessThan(since):
+		return m.Way
+	case m.Before == "" || v.LessThan(semver.MustParse(handoverSince)):
 		return Naive
 	}
-	return m.Way
+	return m.Before
 }
 
 // Moves returns how each program of o moves.
@@ -94,11 +103,12 @@ func (o *Object) Moves() map[string]Move {
 		switch {
 		case m.Way == Naive:
 		case p.Type == ebpf.SchedCLS, p.Type == ebpf.SchedACT:
-			m.Since = "6.6" // tcx; a filter of netlink is bound to no descriptor
+			// tcx. A filter of netlink is bound to no descriptor, and has a gate.
+			m.Since, m.Before = "6.6", NearExact
 		case p.Type == ebpf.StructOps:
 			m.Since = "6.4" // registered by links
 		default:
-			m.Since = "5.15"
+			m.Since = handoverSince
 		}
 		moves[name] = m
 	}
