@@ -25,6 +25,7 @@ const (
 	annotationColumns   = "ebpm.io/columns"   // JSON list
 	annotationExclusive = "ebpm.io/exclusive" // the program that cannot run beside its successor
 	annotationPrograms  = "ebpm.io/programs"  // those of the object, []manifest.ProgramStatus as JSON
+	annotationHistogram = "ebpm.io/histogram" // how its histograms are drawn, manifest.Histogram as JSON
 	annotationMoves     = "ebpm.io/moves"     // how programs move, manifest.Move by program as JSON
 	annotationState     = "ebpm.io/state"     // layouts of maps that are carried over, by architecture and name as JSON
 	annotationPlan      = "ebpm.io/plan"      // hash of the plan

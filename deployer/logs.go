@@ -49,6 +49,9 @@ type LogEntry struct {
 	// Columns are the fields of the events of all revisions that have instances
 	// now, those of the newest first.
 	Columns []string `json:"-"`
+	// Histogram is how those of the instance's revision are drawn; nil where it has
+	// none.
+	Histogram *manifest.Histogram `json:"-"`
 }
 
 // Logs gives what the instances of a release printed, of all nodes, in the order
@@ -121,10 +124,10 @@ func hashOf(pod *corev1.Pod) string { return pod.Labels[appsv1.DefaultDaemonSetU
 func (l *logs) entry(pod *corev1.Pod, at time.Time) LogEntry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	rev := l.revisions[hashOf(pod)]
 	return LogEntry{
 		Node: nodeNameOf(pod), Pod: pod.Name, Time: at.UTC(),
-		Revision: l.revisions[hashOf(pod)].number,
-		Columns:  l.columns,
+		Revision: rev.number, Columns: l.columns, Histogram: rev.move.Histogram,
 	}
 }
 
@@ -276,17 +279,17 @@ func (l *logs) read(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOption
 		b := &beginning{emit: emit, lost: func(at time.Time) LogEntry {
 			return l.notice(pod, at, "earlier lines are gone: the node's log rotation dropped them")
 		}}
-		if err := l.lines(pod, body, cur, b.add, b.attached); err != nil {
+		if err := l.lines(pod, body, cur, b.add, b.status); err != nil {
 			return errors.Join(err, b.release())
 		}
 		return b.end()
 	}
-	return l.lines(pod, body, cur, emit, func() error { return nil })
+	return l.lines(pod, body, cur, emit, func([]byte) error { return nil })
 }
 
-// lines turns the lines of a log into entries; status is called for a status
+// lines turns the lines of a log into entries; status is called with a status
 // record, which is none.
-func (l *logs) lines(pod *corev1.Pod, body io.Reader, cur *cursor, emit func(LogEntry) error, status func() error) error {
+func (l *logs) lines(pod *corev1.Pod, body io.Reader, cur *cursor, emit func(LogEntry) error, status func([]byte) error) error {
 	lines := newLineReader(body)
 	for {
 		line, cut, err := lines.next()
@@ -304,7 +307,7 @@ func (l *logs) lines(pod *corev1.Pod, body io.Reader, cur *cursor, emit func(Log
 		}
 		switch {
 		case bytes.HasPrefix(text, statusPrefix):
-			if err := status(); err != nil {
+			if err := status(text); err != nil {
 				return err
 			}
 			continue
@@ -349,8 +352,12 @@ func (b *beginning) add(e LogEntry) error {
 	return b.end()
 }
 
-func (b *beginning) attached() error {
+// status hears of a record. Those that come among events are no sign of the beginning.
+func (b *beginning) status(line []byte) error {
 	if b.over {
+		return nil
+	}
+	if s, ok := manifest.DecodeStatus(line); ok && s.Event != manifest.StatusAttached && s.Event != manifest.StatusMoved {
 		return nil
 	}
 	return b.release()

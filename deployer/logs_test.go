@@ -22,6 +22,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
+const runningRecord = `{"ebpm.io/status":{"event":"running","time":"2026-03-01T12:00:11Z","kernel":"6.12.9","programs":[{"name":"on_fork","section":"tp/sched/sched_process_fork"}],"lost":{"events":17},"handover":{"role":"current"}}}`
+
 const attachedRecord = `{"ebpm.io/status":{"event":"attached","time":"2026-03-01T12:00:00Z","kernel":"6.12.9","programs":[{"name":"on_fork","section":"tp/sched/sched_process_fork"}]}}`
 
 // stampLine returns a log line as the API server gives it.
@@ -98,6 +100,7 @@ func TestLogsSayWhatIsMissing(t *testing.T) {
 		// Events and records come by two pipes.
 		{name: "an event before the record", logs: stampLine(1, `{"pid":9}`) + stampLine(1.001, attachedRecord), want: []string{`{"pid":9}`}},
 		{name: "rotated, few lines", logs: events(2), want: []string{"earlier lines are gone", `{"pid":0}`, `{"pid":1}`}},
+		{name: "rotated, among many events", logs: events(1) + stampLine(11.5, runningRecord), want: []string{"earlier lines are gone", `{"pid":0}`}},
 		{name: "it never attached", logs: stampLine(1, "no BTF"), want: []string{"no BTF"}},
 		{
 			name: "restarted", status: &corev1.ContainerStatus{RestartCount: 1, State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}},
@@ -327,6 +330,34 @@ func TestLogPrinterOfStacks(t *testing.T) {
 	golden(t, "stacks.txt", out.Bytes())
 }
 
+func TestLogPrinterOfHistograms(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	var out bytes.Buffer
+	p := NewLogPrinter(&out, time.UTC)
+	for i, event := range []string{
+		`{"key":{"pid":7,"comm":"a\u001b[2J"},"value":{"slots":[1,0,12,0],"name":"sh\u202e","total":13}}`,
+		`{"cpu":1,"key":3,"value":{"slots":[0,0]}}`,
+		// These only look like histograms.
+		`{"key":3,"value":{"slots":[1,-1]}}`,
+		`{"key":3,"value":{"slots":7}}`,
+		`{"key":3,"value":[1]}`,
+		`{"key":3,"value":{"count":1}}`,
+		`{"value":{"slots":[1]}}`,
+	} {
+		for _, linear := range []bool{false, true} {
+			e := LogEntry{Node: "node1", Time: at.Add(time.Duration(i) * time.Second), Event: json.RawMessage(event), Histogram: &manifest.Histogram{Linear: linear, Unit: "us\a"}}
+			if err := p.Print(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// A package whose maps are not drawn.
+	if err := p.Print(LogEntry{Node: "node1", Time: at, Event: json.RawMessage(`{"key":3,"value":{"slots":[1]}}`)}); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "histograms.txt", out.Bytes())
+}
+
 func TestJSONLogPrinterKeepsTheEvent(t *testing.T) {
 	var out bytes.Buffer
 	event := `{"comm":"<a>&` + "\u2028" + `","n":1.0}`
@@ -395,6 +426,26 @@ func TestStatusRecords(t *testing.T) {
 	}
 	if n := s.Nodes[1]; len(n.Programs) != 1 || n.Programs[0].Name != "on_fork" || n.Recorded != nil || !has(s.Notes, "whether events were lost is not known") {
 		t.Errorf("node2: %+v, notes %q", n, s.Notes)
+	}
+}
+
+// TestStatusOfRotatedLog: an instance says now and then among its events how it is.
+func TestStatusOfRotatedLog(t *testing.T) {
+	c := newTestCluster(t, "node1")
+	c.mustDeploy(t, "1.0.0")
+	log := strings.Repeat("{\"pid\":1}\n", manifest.StatusInterval/10) + runningRecord + "\n{\"pid\":1}\n"
+	c.openLog = func(_ context.Context, _ string, o *corev1.PodLogOptions) (io.ReadCloser, error) {
+		if o.SinceSeconds != nil {
+			return io.NopCloser(strings.NewReader("")), nil // it has nothing to print for a while
+		}
+		return io.NopCloser(io.LimitReader(strings.NewReader(log), *o.LimitBytes)), nil
+	}
+	s, err := c.Status(t.Context(), "opensnoop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.Nodes[0]; n.Recorded == nil || n.Lost["events"] != 17 || n.Handover == nil || n.Handover.Role != manifest.RoleCurrent {
+		t.Errorf("%+v, notes %q", n, s.Notes)
 	}
 }
 
@@ -497,7 +548,7 @@ func FuzzLogLines(f *testing.F) {
 		printer := NewLogPrinter(io.Discard, time.UTC)
 		var out bytes.Buffer
 		printer.w = &out
-		err := l.lines(pod, bytes.NewReader(data), &cursor{}, printer.Print, func() error { return nil })
+		err := l.lines(pod, bytes.NewReader(data), &cursor{}, printer.Print, func([]byte) error { return nil })
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -361,6 +361,9 @@ func (p *Plan) annotations(in podInput) (map[string]string, error) {
 		annotationPlan:             p.Hash,
 		annotationDefaultContainer: containerRun,
 	}
+	if h, ok := first.Meta.Histogram(); ok {
+		a[annotationHistogram] = encode(h)
+	}
 	if len(in.attach) > 0 {
 		a[annotationAttach] = encode(in.attach)
 	}

@@ -19,8 +19,9 @@ import (
 // LogPrinter prints log entries as a table: a header with NODE, TIME and the
 // columns of the package, then rows. What an event lacks is a dash, and what is
 // no event is its text. The header is printed anew only where events have a
-// column that it lacks, as after an upgrade that is followed. Stacks are blocks of
-// lines, of which the first stands behind node and time, and end with an empty one.
+// column that it lacks, as after an upgrade that is followed. Stacks and histograms
+// are blocks of lines, of which the first stands behind node and time, and end with an
+// empty one.
 type LogPrinter struct {
 	w       io.Writer
 	zone    *time.Location
@@ -49,13 +50,12 @@ func (p *LogPrinter) Print(e LogEntry) error {
 		return row.print(p.w)
 	}
 	if stack, ok := decodeStack(e.Event); ok {
-		lines := stack.lines()
-		row.cell(p.offsets[2], lines[0])
-		if err := row.print(p.w); err != nil {
-			return err
+		return row.block(p.w, p.offsets[2], stack.lines())
+	}
+	if e.Histogram != nil {
+		if h, ok := decodeHistogram(e.Event); ok {
+			return row.block(p.w, p.offsets[2], h.lines(*e.Histogram))
 		}
-		_, err := io.WriteString(p.w, strings.Join(lines[1:], "\n")+"\n\n")
-		return err
 	}
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(e.Event, &fields); err != nil {
@@ -129,6 +129,16 @@ func (r *row) cell(offset int, text string) {
 
 func (r *row) print(w io.Writer) error {
 	_, err := io.WriteString(w, strings.TrimRight(r.text.String(), " ")+"\n")
+	return err
+}
+
+// block prints lines, the first one as the last cell.
+func (r *row) block(w io.Writer, offset int, lines []string) error {
+	r.cell(offset, lines[0])
+	if err := r.print(w); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, strings.Join(append(lines[1:], "\n"), "\n"))
 	return err
 }
 

@@ -28,6 +28,8 @@ type move struct {
 	Programs               []manifest.ProgramStatus
 	Attach                 []manifest.Attach
 	Interface, Exclusive   string
+	// Histogram is how histograms are drawn; nil where the package has none.
+	Histogram *manifest.Histogram
 	// Moves are how programs move where instances hand over.
 	Moves map[string]manifest.Move
 	// State are the layouts of the maps that are carried over, by architecture and
@@ -59,6 +61,7 @@ func readMove(annotations map[string]string) move {
 	_ = json.Unmarshal([]byte(annotations[annotationArgs]), &m.Args)
 	_ = json.Unmarshal([]byte(annotations[annotationAttach]), &m.Attach)
 	_ = json.Unmarshal([]byte(annotations[annotationColumns]), &m.Columns)
+	_ = json.Unmarshal([]byte(annotations[annotationHistogram]), &m.Histogram)
 	_ = json.Unmarshal([]byte(annotations[annotationPrograms]), &m.Programs)
 	_ = json.Unmarshal([]byte(annotations[annotationMoves]), &m.Moves)
 	_ = json.Unmarshal([]byte(annotations[annotationState]), &m.State)

@@ -19,10 +19,16 @@ const (
 	StatusMalformed = "malformed" // events that did not fit their type were left out since the record before
 	StatusDetached  = "detached"  // nothing is attached any more
 	StatusMoved     = "moved"     // the instance has another role than before; see Handover
+	StatusRunning   = "running"   // nothing is new; see StatusInterval
 )
 
+// StatusInterval is how many bytes of events an instance prints at most before it
+// says again how it is, so that a log of which the beginning was rotated away has a
+// record.
+const StatusInterval = 256 << 10
+
 // Status is what an instance says about itself at attach, when events did
-// not reach the output, and at its end.
+// not reach the output, now and then among many events, and at its end.
 type Status struct {
 	Event string    `json:"event"`
 	Time  time.Time `json:"time"`

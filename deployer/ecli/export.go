@@ -137,13 +137,6 @@ func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, l *layout, label
 // the others hold values, which are sampled.
 func isEventMap(t ebpf.MapType) bool { return t == ebpf.RingBuf || t == ebpf.PerfEventArray }
 
-// The ways in which a sampled map is printed.
-const (
-	sampleKeyValue = "default_kv"
-	sampleLog2     = "log2_hist"
-	sampleLinear   = "linear_hist"
-)
-
 var sampledMaps = []ebpf.MapType{
 	ebpf.Hash, ebpf.Array, ebpf.LRUHash, ebpf.LPMTrie, ebpf.PerCPUHash, ebpf.PerCPUArray, ebpf.LRUCPUHash,
 }
@@ -155,9 +148,9 @@ func (e *export) planSample(sample *manifest.Sample, ms *ebpf.MapSpec, label fun
 		return unsupported("a map of type %s cannot be sampled", ms.Type)
 	}
 	switch sample.Type {
-	case "", sampleKeyValue, sampleLog2, sampleLinear:
+	case "", manifest.SampleKeyValue, manifest.SampleLog2, manifest.SampleLinear:
 	default:
-		return fmt.Errorf("sample type %q: expected %s, %s or %s", sample.Type, sampleKeyValue, sampleLog2, sampleLinear)
+		return fmt.Errorf("sample type %q: expected %s, %s or %s", sample.Type, manifest.SampleKeyValue, manifest.SampleLog2, manifest.SampleLinear)
 	}
 	e.sample = sample
 	for _, part := range []struct {

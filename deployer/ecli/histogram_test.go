@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf/btf"
+
+	"github.com/ebpm/ebpm/manifest"
 )
 
 func histogramLayout(t *testing.T, name string, typ btf.Type) *layout {
@@ -56,14 +58,14 @@ func TestHistogramOfManySlots(t *testing.T) {
 	for i := range 8 {
 		data[64*8+i], data[65*8+i] = 0xff, 0xff
 	}
-	out := string((&histogram{slots: slots, unit: "é"}).draw(nil, data, quoteNone))
+	out := string((&histogram{Histogram: manifest.Histogram{Unit: "é"}, slots: slots}).draw(nil, data, quoteNone))
 	const heading = "               é                             : count    distribution\n"
 	const end = "18446744073709551616 -> 36893488147419103231 : 18446744073709551615 |********************|\n" +
 		"36893488147419103232 -> 73786976294838206463 : 18446744073709551615 |********************|\n"
 	if !strings.HasPrefix(out, heading) || !strings.HasSuffix(out, end) {
 		t.Errorf("drawn:\n%s", out)
 	}
-	linear := string((&histogram{slots: slots, unit: "ms", linear: true}).draw(nil, data, quoteNone))
+	linear := string((&histogram{Histogram: manifest.Histogram{Unit: "ms", Linear: true}, slots: slots}).draw(nil, data, quoteNone))
 	const narrow = "        65               : 18446744073709551615 |****************************************|\n"
 	if !strings.HasPrefix(linear, "     ms                  : count    distribution\n         0               : 0        |") || !strings.HasSuffix(linear, narrow) {
 		t.Errorf("drawn:\n%s", linear)

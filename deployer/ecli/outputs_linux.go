@@ -47,8 +47,9 @@ type outputs struct {
 // themselves and never hold more than one buffer of them: when the output is
 // slow, events wait in the map, whose size the package chose.
 type sink struct {
-	mu  sync.Mutex
-	out io.Writer
+	mu       sync.Mutex
+	out      io.Writer
+	reporter *reporter
 	// progress grows whenever bytes were written or events read.
 	progress atomic.Uint64
 }
@@ -59,16 +60,17 @@ func (s *sink) write(lines []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, err := s.out.Write(lines)
+	n, err := s.out.Write(lines)
 	s.progress.Add(1)
 	if err != nil {
 		return fmt.Errorf("write events: %w", err)
 	}
+	s.reporter.wrote(n)
 	return nil
 }
 
 func newOutputs(p *plan, maps map[string]*ebpf.Map, o *Options, r *reporter) (_ *outputs, err error) {
-	out := &outputs{sink: sink{out: o.Stdout}, header: o.Header}
+	out := &outputs{sink: sink{out: o.Stdout, reporter: r}, header: o.Header}
 	if out.header == nil {
 		out.header = new(Header)
 	}

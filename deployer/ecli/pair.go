@@ -3,7 +3,6 @@
 package ecli
 
 import (
-	"cmp"
 	"fmt"
 	"strconv"
 
@@ -24,12 +23,12 @@ type pairPrinter struct {
 
 func newPairPrinter(p *printer, key *layout, sample *manifest.Sample, perCPU bool) (*pairPrinter, error) {
 	pp := &pairPrinter{printer: p, key: key, perCPU: perCPU}
-	if kind := cmp.Or(sample.Type, sampleKeyValue); kind != sampleKeyValue && !p.json {
+	if h, ok := sample.Histogram(); ok && !p.json {
 		slots, err := findSlots(p.layout)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", kind, err)
+			return nil, fmt.Errorf("%s: %w", sample.Type, err)
 		}
-		pp.hist = &histogram{slots: slots, linear: kind == sampleLinear, unit: cmp.Or(sample.Unit, defaultUnit)}
+		pp.hist = &histogram{Histogram: h, slots: slots}
 	}
 	return pp, nil
 }
@@ -96,7 +95,7 @@ func (p *pairPrinter) histogram(dst, key, value []byte, cpu int) []byte {
 		dst = append(dst, '\n')
 	}
 	for i, c := range p.layout.columns {
-		if c.name == slotsMember {
+		if c.name == manifest.SlotsMember {
 			continue
 		}
 		dst = append(dst, c.name...)

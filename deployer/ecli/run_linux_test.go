@@ -401,6 +401,37 @@ func TestStatusLine(t *testing.T) {
 	}
 }
 
+// TestStatusAmongEvents: the log of an instance that prints much has a record
+// wherever its beginning was cut off.
+func TestStatusAmongEvents(t *testing.T) {
+	var out bytes.Buffer
+	r := newReporter(&Options{Stderr: &out, Now: testClock}, "6.1.0")
+	s := &sink{out: io.Discard, reporter: r}
+	line := bytes.Repeat([]byte("x"), 1<<10)
+	write := func(bytes int) {
+		for range bytes / len(line) {
+			if err := s.write(line); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	write(manifest.StatusInterval - len(line))
+	if out.Len() != 0 {
+		t.Errorf("too early: %s", &out)
+	}
+	r.record(manifest.StatusMoved)
+	write(manifest.StatusInterval - len(line))
+	write(2*manifest.StatusInterval + len(line))
+	var events []string
+	for line := range strings.Lines(out.String()) {
+		st, _ := manifest.DecodeStatus([]byte(line))
+		events = append(events, st.Event)
+	}
+	if want := "[moved running running running]"; fmt.Sprint(events) != want {
+		t.Errorf("%v, want %s", events, want)
+	}
+}
+
 // TestPipeIsWidened: a burst finds more room in the pipe to a reader than the 64
 // KiB that Linux gives it.
 func TestPipeIsWidened(t *testing.T) {

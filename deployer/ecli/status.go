@@ -29,6 +29,7 @@ type reporter struct {
 	mu              sync.Mutex
 	handover        *manifest.Handover // nil without handovers
 	lost, malformed tally
+	printed         int // bytes of events since the last record
 }
 
 // A tally counts events that did not reach the output, by map.
@@ -83,7 +84,17 @@ func (r *reporter) setHandover(h *manifest.Handover) (first bool) {
 	return first
 }
 
+// wrote repeats the record when many events have been printed since the last one.
+func (r *reporter) wrote(bytes int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.printed += bytes; r.printed >= manifest.StatusInterval {
+		r.recordLocked(manifest.StatusRunning)
+	}
+}
+
 func (r *reporter) recordLocked(event string) {
+	r.printed = 0
 	r.tell(manifest.Status{
 		Event:     event,
 		Time:      r.now().UTC().Truncate(time.Millisecond),
