@@ -40,9 +40,11 @@ type ring struct {
 	epoll, event int
 	timeout      time.Duration
 	flushing     atomic.Bool
-	// woken is when wait last found records, and wokenAt where.
+	// woken is when wait last found records, and wokenAt where; resting is how long a
+	// rest is.
 	woken   time.Time
 	wokenAt uint64
+	resting time.Duration
 }
 
 // What the header of a record consists of, linux/bpf.h of Linux 5.8.
@@ -61,14 +63,16 @@ const (
 )
 
 // A stream of single events would wake the reader up for each of them, which
-// costs ten times what it does to print one. So after each batch the reader rests
+// costs many times what it does to print one. So after each batch the reader rests
 // for a moment; an event that comes alone is printed at once. It does not rest
-// where that moment could fill the buffer: when the batch was more than a part of
-// the buffer, or the buffer is small.
+// where that moment could fill the buffer: when a batch was more than a part of
+// the buffer it rests half as long from then on, in the end not at all, and when it
+// was much less twice as long, up to what 128 MiB a second would need to fill it.
 const (
-	restTime = time.Millisecond
-	restSize = 128 << 10 // bytes, of the buffer
-	restPart = 8
+	restTime    = time.Millisecond
+	restLongest = 4 * time.Millisecond
+	restSize    = 128 << 10 // bytes, of the least buffer
+	restPart    = 8
 )
 
 // openRing reads m, whose programs may send without waking the reader up: such a
@@ -263,12 +267,22 @@ func (r *ring) wait() error {
 	return nil
 }
 
-// rest returns how long the reader may sleep that woke up so long ago.
+// rest returns how long the reader may sleep that woke up so long ago, after a
+// batch.
 func (r *ring) rest(ago time.Duration) time.Duration {
-	if size := r.mask + 1; size < restSize || r.at-r.wokenAt > size/restPart {
+	size, batch := r.mask+1, r.at-r.wokenAt
+	switch {
+	case size < restSize:
 		return 0
+	case batch > size/restPart:
+		if r.resting /= 2; r.resting < restTime {
+			r.resting = 0
+		}
+	case batch <= size/restPart/4:
+		longest := min(restTime*time.Duration(size/restSize), restLongest)
+		r.resting = min(max(2*r.resting, restTime), longest)
 	}
-	return restTime - ago
+	return r.resting - ago
 }
 
 // Flush makes next return errFlushed once nothing is waiting.

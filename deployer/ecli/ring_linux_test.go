@@ -5,6 +5,7 @@ package ecli
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -186,29 +187,36 @@ func TestRingFlush(t *testing.T) {
 	}
 }
 
-// TestRingRests: the reader rests after a small batch, and never where that could
-// fill the buffer.
+// TestRingRests: the reader rests after small batches, longer in a large buffer, and
+// never where that could fill the buffer.
 func TestRingRests(t *testing.T) {
 	const size = 1 << 20
 	for _, tt := range []struct {
 		name string
 		size uint64
-		read uint64 // bytes of the batch
+		read []uint64 // bytes of the batches
 		ago  time.Duration
-		want time.Duration
+		want string // in ms
 	}{
-		{"stream", size, 64, 0, restTime},
-		{"stream, later", size, 64, restTime / 4, restTime - restTime/4},
-		{"event after silence", size, 64, time.Hour, restTime - time.Hour},
-		{"burst", size, size/restPart + 1, 0, 0},
-		{"small buffer", restSize / 2, 64, 0, 0},
+		{"stream", size, []uint64{64, 64, 64, 64}, 0, "[1 2 4 4]"},
+		{"stream, later", size, []uint64{64}, restTime / 4, "[0.75]"},
+		{"event after silence", size, []uint64{64}, time.Second, "[-999]"},
+		{"burst", size, []uint64{size/restPart + 1}, 0, "[0]"},
+		{"a stream that grows", size, []uint64{64, 64, 64, size / restPart, size/restPart + 1, size, size, size}, 0, "[1 2 4 4 2 1 0 0]"},
+		{"the least buffer", restSize, []uint64{64, 64}, 0, "[1 1]"},
+		{"twice the least", 2 * restSize, []uint64{64, 64, 64}, 0, "[1 2 2]"},
+		{"small buffer", restSize / 2, []uint64{64}, 0, "[0]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			// Where in the buffer does not matter.
-			const at = 5 << 30
-			r := &ring{mask: tt.size - 1, at: at + tt.read, wokenAt: at}
-			if got := r.rest(tt.ago); got != tt.want {
-				t.Errorf("got %s, want %s", got, tt.want)
+			r := &ring{mask: tt.size - 1, at: 5 << 30} // where in the buffer does not matter
+			var got []float64
+			for _, n := range tt.read {
+				r.wokenAt = r.at
+				r.at += n
+				got = append(got, float64(r.rest(tt.ago))/float64(time.Millisecond))
+			}
+			if fmt.Sprint(got) != tt.want {
+				t.Errorf("got %v ms, want %s", got, tt.want)
 			}
 		})
 	}
