@@ -3,7 +3,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/ebpm/ebpm/manifest"
@@ -19,8 +21,11 @@ func ownPackage() (*manifest.Package, error) {
 
 func packageBehind(name string) (*manifest.Package, error) {
 	file, err := os.Open(name)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrNotExist):
 		return nil, nil // it may be run but not read, or is deleted
+	case err != nil:
+		return nil, fmt.Errorf("read this executable: %w", err)
 	}
 	defer file.Close()
 	info, err := file.Stat()

@@ -77,8 +77,9 @@ func searchPath(root, name string) []string {
 // openIn opens a regular file that has any of the bits of mode, without ever
 // leaving root, by links neither.
 func openIn(root, name string, mode uint32) (*os.File, error) {
-	// Without O_NONBLOCK a pipe of that name would be waited for.
-	const flags = unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK
+	// A pipe would be waited for, and to open a device can have effects: what it is
+	// is looked at before it is opened.
+	const flags = unix.O_PATH | unix.O_CLOEXEC
 	var fd int
 	var err error
 	if root == "" {
@@ -89,21 +90,22 @@ func openIn(root, name string, mode uint32) (*os.File, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
+	defer func() { _ = unix.Close(fd) }() // nothing was read by it
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		_ = unix.Close(fd)
 		return nil, &os.PathError{Op: "stat", Path: name, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), name)
 	switch {
 	case st.Mode&unix.S_IFMT != unix.S_IFREG:
-		_ = f.Close()
 		return nil, fmt.Errorf("%s is not a regular file", name)
 	case mode != 0 && st.Mode&mode == 0:
-		_ = f.Close()
 		return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrPermission}
 	}
-	return f, nil
+	opened, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", fd), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(opened), name), nil
 }
 
 func openat2(root, name string, flags uint64) (int, error) {

@@ -49,6 +49,20 @@ func TestOpenTarget(t *testing.T) {
 	if err := unix.Mkfifo(filepath.Join(root, "pipe"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// What is no file is not even opened: to open a device can have effects.
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(watch)
+	if _, err := unix.InotifyAddWatch(watch, filepath.Join(root, "pipe"), unix.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if _, err := unix.Read(watch, make([]byte, unix.SizeofInotifyEvent)); !errors.Is(err, unix.EAGAIN) {
+			t.Errorf("the pipe was opened: %v", err)
+		}
+	}()
 	for _, tt := range []struct {
 		name, want, path string
 		wantErr          string
