@@ -541,10 +541,12 @@ func TestStatusOfUnreachableNodes(t *testing.T) {
 func FuzzLogLines(f *testing.F) {
 	f.Add([]byte(stampLine(1, attachedRecord) + stampLine(2, `{"pid":1,"comm":"x"}`)))
 	f.Add([]byte("no time\n2026-03-01T12:00:00Z\n\x00\x1b[2J {\n"))
+	f.Add([]byte(stampLine(1, `{"cpu":1,"key":{"a\u0007":"\u202e"},"value":{"slots":[1,2,18446744073709551615],"x":[]}}`)))
 	pod := &corev1.Pod{}
 	pod.Labels = map[string]string{appsv1.DefaultDaemonSetUniqueLabelKey: "x"}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		l := &logs{columns: []string{"pid", "comm"}}
+		drawn := revision{move: move{Histogram: &manifest.Histogram{Unit: "us\u202e"}}}
+		l := &logs{columns: []string{"pid", "comm"}, revisions: map[string]revision{"x": drawn}}
 		printer := NewLogPrinter(io.Discard, time.UTC)
 		var out bytes.Buffer
 		printer.w = &out
