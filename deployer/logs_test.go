@@ -343,6 +343,7 @@ func TestLogPrinterOfHistograms(t *testing.T) {
 		`{"key":3,"value":[1]}`,
 		`{"key":3,"value":{"count":1}}`,
 		`{"value":{"slots":[1]}}`,
+		`{"key":3,"value":{"slots":[1` + strings.Repeat(",0", 128) + `]}}`,
 	} {
 		for _, linear := range []bool{false, true} {
 			e := LogEntry{Node: "node1", Time: at.Add(time.Duration(i) * time.Second), Event: json.RawMessage(event), Histogram: &manifest.Histogram{Linear: linear, Unit: "us\a"}}

@@ -53,7 +53,7 @@ func (p *LogPrinter) Print(e LogEntry) error {
 		return row.block(p.w, p.offsets[2], stack.lines())
 	}
 	if e.Histogram != nil {
-		if h, ok := decodeHistogram(e.Event); ok {
+		if h, ok := decodeHistogram(e.Event); ok && len(h.slots) <= e.Histogram.MaxSlots() {
 			return row.block(p.w, p.offsets[2], h.lines(*e.Histogram))
 		}
 	}

@@ -319,10 +319,11 @@ func sortedKeys[V any](m map[string]V) []string {
 
 // readStatus reads the status records of an instance from its log: the first at
 // its start, or behind where its beginning was rotated away, and those of the last
-// half minute, in which one that loses events says so. Between them are the events, of which there may be any number, so
-// neither end is read beyond a bound, nor waited for: a kubelet that is gone
-// answers nothing. Where it is one of several on its node it may have handed over
-// at any time; as it prints nothing after that, the end of its log says so.
+// half minute, in which one that loses events says so. Between them are the events,
+// of which there may be any number, so neither end is read beyond a bound, nor waited
+// for: a kubelet that is gone answers nothing. Where it is one of several on its node
+// it may have handed over at any time; as it prints nothing after that, the end of
+// its log says so.
 func (c *Client) readStatus(ctx context.Context, in *InstanceStatus, ofSeveral bool) error {
 	const headBytes, tailLines, recentSeconds, recentBytes = 2 * manifest.StatusInterval, 20, 30, 32 << 20
 	read := func(o corev1.PodLogOptions) error {

@@ -64,6 +64,15 @@ func (m *Meta) Histogram() (h Histogram, ok bool) {
 	return h, ok
 }
 
+// MaxSlots is how many slots are drawn at most. The numbers of log2 get as long as
+// there are slots, and those beyond 2^64 count nothing.
+func (h Histogram) MaxSlots() int {
+	if h.Linear {
+		return 1 << 16
+	}
+	return 128
+}
+
 // Append appends the lines of the histogram up to the last slot that is not 0, and
 // nothing when all are. unit is h.Unit as the output takes it.
 func (h Histogram) Append(dst []byte, slots []uint64, unit string) []byte {

@@ -71,3 +71,23 @@ func TestHistogramOfManySlots(t *testing.T) {
 		t.Errorf("drawn:\n%s", linear)
 	}
 }
+
+// TestTooManySlots: each row of log2 is longer than the one before.
+func TestTooManySlots(t *testing.T) {
+	for _, tt := range []struct {
+		kind  string
+		slots uint32
+		want  string
+	}{
+		{manifest.SampleLog2, 128, ""},
+		{manifest.SampleLog2, 129, "log2_hist: 129 slots, at most 128 are drawn"},
+		{manifest.SampleLinear, 1 << 16, ""},
+		{manifest.SampleLinear, 1<<16 + 1, "linear_hist: 65537 slots, at most 65536 are drawn"},
+	} {
+		l := histogramLayout(t, "slots", &btf.Array{Type: testUint, Nelems: tt.slots})
+		_, err := newPairPrinter(&printer{layout: l}, nil, &manifest.Sample{Type: tt.kind}, false)
+		if (err == nil) != (tt.want == "") || err != nil && err.Error() != tt.want {
+			t.Errorf("%s of %d: %v, want %q", tt.kind, tt.slots, err, tt.want)
+		}
+	}
+}

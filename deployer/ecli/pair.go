@@ -28,6 +28,9 @@ func newPairPrinter(p *printer, key *layout, sample *manifest.Sample, perCPU boo
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", sample.Type, err)
 		}
+		if int(slots.size) > h.MaxSlots() {
+			return nil, fmt.Errorf("%s: %d slots, at most %d are drawn", sample.Type, slots.size, h.MaxSlots())
+		}
 		pp.hist = &histogram{Histogram: h, slots: slots}
 	}
 	return pp, nil

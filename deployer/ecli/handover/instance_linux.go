@@ -427,12 +427,12 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int, s
 			return false, fmt.Errorf("the former instance answered with %s where it should say drained", m.kind())
 		}
 	}
+	i.Became(manifest.RoleCurrent, time.Since(start))
 	if !alive {
 		if err := i.dropPeer(); err != nil {
 			return false, err
 		}
 	}
-	i.Became(manifest.RoleCurrent, time.Since(start))
 	if err := i.host.Resume(); err != nil {
 		return false, err
 	}
