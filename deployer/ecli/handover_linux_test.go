@@ -18,8 +18,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/ebpm/ebpm/deployer/ecli/handover"
 	"github.com/ebpm/ebpm/manifest"
 )
 
@@ -323,6 +325,82 @@ func TestHandoverOfFunctionAddress(t *testing.T) {
 			h.trigger, h.first = mkdir, asks
 			if way := h.moves(t); way != string(manifest.Exact) {
 				t.Errorf("moved by the way %q", way)
+			}
+		})
+	}
+}
+
+// TestDispatcherKeepsCookie: a program behind a dispatcher gets the cookie with which
+// that was attached.
+func TestDispatcherKeepsCookie(t *testing.T) {
+	const function, cookie = "do_mkdirat", 0xc00c1e
+	for _, tt := range []struct {
+		hookTest
+		link func(*ebpf.Program) (link.Link, error)
+	}{
+		{hookTest{section: "fentry/" + function, typ: ebpf.Tracing, attach: ebpf.AttachTraceFEntry}, func(p *ebpf.Program) (link.Link, error) {
+			return link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceFEntry, Cookie: cookie})
+		}},
+		{hookTest{section: "fexit/" + function, typ: ebpf.Tracing, attach: ebpf.AttachTraceFExit}, func(p *ebpf.Program) (link.Link, error) {
+			return link.AttachTracing(link.TracingOptions{Program: p, AttachType: ebpf.AttachTraceFExit, Cookie: cookie})
+		}},
+		{hookTest{section: "kprobe/" + function, typ: ebpf.Kprobe}, func(p *ebpf.Program) (link.Link, error) {
+			return link.Kprobe(function, p, &link.KprobeOptions{Cookie: cookie})
+		}},
+		{hookTest{section: "kprobe.multi/" + function, typ: ebpf.Kprobe, attach: ebpf.AttachTraceKprobeMulti}, func(p *ebpf.Program) (link.Link, error) {
+			return link.KprobeMulti(p, link.KprobeMultiOptions{Symbols: []string{function}, Cookies: []uint64{cookie}})
+		}},
+		{hookTest{section: "tp/syscalls/sys_enter_mkdirat", typ: ebpf.TracePoint}, func(p *ebpf.Program) (link.Link, error) {
+			return link.Tracepoint("syscalls", "sys_enter_mkdirat", p, &link.TracepointOptions{Cookie: cookie})
+		}},
+	} {
+		t.Run(tt.section, func(t *testing.T) {
+			need(t, tt.hookTest)
+			got, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer got.Close()
+			spec := &ebpf.ProgramSpec{
+				Name: "keeps", Type: tt.typ, AttachType: tt.attach, License: "GPL",
+				Instructions: asm.Instructions{
+					asm.FnGetAttachCookie.Call(),
+					asm.LoadMapValue(asm.R1, got.FD(), 0),
+					asm.StoreMem(asm.R1, 0, asm.R0, asm.DWord),
+					asm.Mov.Imm(asm.R0, 0),
+					asm.Return(),
+				},
+			}
+			if tt.typ == ebpf.Tracing {
+				spec.AttachTo = function
+			}
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			p, err := ebpf.NewProgram(spec)
+			must(err)
+			defer p.Close()
+			cell, err := handover.NewCell()
+			must(err)
+			defer cell.Close()
+			slots, err := handover.NewSlots()
+			must(err)
+			defer slots.Close()
+			d, err := handover.LoadDispatcher(spec, cell, slots, ebpf.ProgramOptions{})
+			must(err)
+			defer d.Close()
+			must(slots.Put(0, p))
+			l, err := tt.link(d)
+			must(err)
+			defer l.Close()
+			must(mkdir())
+			var value uint64
+			must(got.Lookup(uint32(0), &value))
+			if value != cookie {
+				t.Errorf("the cookie is %#x, want %#x", value, cookie)
 			}
 		})
 	}
