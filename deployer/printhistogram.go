@@ -92,7 +92,11 @@ func (h *histogramEvent) lines(style manifest.Histogram) []string {
 		lines = append(lines, "cpu = "+strconv.FormatInt(*h.cpu, 10))
 	}
 	for _, m := range h.other {
-		lines = append(lines, manifest.TerminalText(m.name, false)+" = "+valueText(m.value))
+		text := valueText(m.value)
+		if text == `""` {
+			text = "" // it is no cell, which must not be empty
+		}
+		lines = append(lines, manifest.TerminalText(m.name, false)+" = "+text)
 	}
 	drawn := string(style.Append(nil, h.slots, manifest.TerminalText(style.Unit, false)))
 	if drawn == "" {

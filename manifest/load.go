@@ -30,8 +30,29 @@ func LoadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 	return spec, err
 }
 
-// strengthenMaps returns object with its weak maps made global. An object is
-// linked already: of several definitions the one that counts is left.
+// maxInflated is how many bytes an object may have that are not in its file: the
+// library makes room for them as soon as it reads it.
+const maxInflated = 64 << 20
+
+// checkSections refuses an object that would take much more memory than its file.
+func checkSections(f *elf.File) error {
+	total := uint64(0)
+	for _, s := range f.Sections {
+		if s.Type != elf.SHT_NOBITS && s.Flags&elf.SHF_COMPRESSED == 0 {
+			continue
+		}
+		if s.Size > maxInflated-total {
+			return WithKind(KindUnverified, fmt.Errorf("section %s has %d bytes: variables without a value, and what is compressed, may have %d together", s.Name, s.Size, maxInflated),
+				"Put large arrays into a map.")
+		}
+		total += s.Size
+	}
+	return nil
+}
+
+// strengthenMaps returns object with its weak maps made global, and refuses what
+// [checkSections] does. An object is linked already: of several definitions the one
+// that counts is left.
 func strengthenMaps(object []byte) (_ []byte, err error) {
 	defer func() {
 		// debug/elf is not made for files of strangers.
@@ -41,6 +62,9 @@ func strengthenMaps(object []byte) (_ []byte, err error) {
 	}()
 	f, err := elf.NewFile(bytes.NewReader(object))
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSections(f); err != nil {
 		return nil, err
 	}
 	table := f.SectionByType(elf.SHT_SYMTAB)

@@ -4,6 +4,9 @@ package manifest
 
 import (
 	"bytes"
+	"debug/elf"
+	"math"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -35,6 +38,33 @@ func TestLoadSpec(t *testing.T) {
 	for _, cut := range []int{0, 10, 64, len(before) / 2, len(before) - 1} {
 		if _, err := LoadSpec(before[:cut]); err == nil {
 			t.Errorf("%d of %d bytes were taken", cut, len(before))
+		}
+	}
+}
+
+// TestLoadSpecOfLargeSections: variables without a value take no room in the file,
+// and gigabytes of memory.
+func TestLoadSpecOfLargeSections(t *testing.T) {
+	p, _ := inspectPackage(t, "data-bss")
+	f, err := elf.NewFile(bytes.NewReader(p.Object))
+	if err != nil {
+		t.Fatal(err)
+	}
+	header := 0
+	for i, s := range f.Sections {
+		if s.Type == elf.SHT_NOBITS {
+			// Of struct Elf64_Ehdr e_shoff, of struct Elf64_Shdr sh_size.
+			header = int(f.ByteOrder.Uint64(p.Object[40:])) + i*64 + 32
+		}
+	}
+	for _, tt := range []struct {
+		size    uint64
+		refused bool
+	}{{maxInflated, false}, {maxInflated + 1, true}, {math.MaxUint32, true}, {math.MaxInt64, true}} {
+		f.ByteOrder.PutUint64(p.Object[header:], tt.size)
+		_, err := LoadSpec(p.Object)
+		if refused := KindOf(err) == KindUnverified && strings.Contains(err.Error(), "section .bss"); refused != tt.refused {
+			t.Errorf("%d bytes: %v", tt.size, err)
 		}
 	}
 }

@@ -170,10 +170,10 @@ func relocates(p *ebpf.ProgramSpec) bool {
 
 // Columns returns the fields of the events that m exports from o, in their
 // order: the columns that the runner prints. Members of an anonymous struct or
-// union stand in its place. It is nil when nothing is exported, and for stacks,
-// which have no columns.
+// union stand in its place. It is nil when nothing is exported, and for stacks and
+// the content of maps, which have no columns.
 func (o *Object) Columns(m *Meta) []string {
-	if len(m.ExportTypes) == 0 || m.stacks() {
+	if len(m.ExportTypes) == 0 || m.stacks() || o.onlySampled(m) {
 		return nil
 	}
 	export := m.ExportTypes[0]
@@ -190,6 +190,16 @@ func (o *Object) Columns(m *Meta) []string {
 		names = append(names, member.Name)
 	}
 	return names
+}
+
+// onlySampled reports whether what is printed is the content of maps.
+func (o *Object) onlySampled(m *Meta) bool {
+	for _, spec := range o.Spec.Maps {
+		if spec.Type == ebpf.RingBuf || spec.Type == ebpf.PerfEventArray {
+			return false
+		}
+	}
+	return slices.ContainsFunc(m.Skeleton.Maps, func(m MapMeta) bool { return m.Sample != nil })
 }
 
 func columnsOf(names []string, members []btf.Member, depth int) []string {

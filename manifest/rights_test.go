@@ -432,6 +432,17 @@ func TestColumnsOfAnonymousMembers(t *testing.T) {
 	if p, o := inspectPackage(t, "empty"); o.Columns(&p.Meta) != nil {
 		t.Error("columns of a package that exports nothing")
 	}
+	p, o = inspectPackage(t, "event-one")
+	p.Meta.Skeleton.Maps[0].Sample = &Sample{Interval: 1}
+	if o.Columns(&p.Meta) == nil {
+		t.Error("no columns of a package with a ring buffer beside what is sampled")
+	}
+	for _, m := range o.Spec.Maps {
+		m.Type = ebpf.Hash
+	}
+	if o.Columns(&p.Meta) != nil {
+		t.Error("columns of a package whose maps are sampled")
+	}
 }
 
 func TestCheckMaps(t *testing.T) {
