@@ -79,15 +79,15 @@ func jsonMembers(object json.RawMessage) ([]jsonMember, error) {
 
 // lines returns the histogram as the runner prints it as text.
 func (h *histogramEvent) lines(style manifest.Histogram) []string {
-	key := "key = "
+	key := []string{"key = "}
 	if members, err := jsonMembers(h.key); err == nil {
 		for _, m := range members {
-			key += " " + valueText(m.value)
+			key = append(key, valueText(m.value))
 		}
 	} else {
-		key += " " + valueText(h.key)
+		key = append(key, valueText(h.key))
 	}
-	lines := []string{key}
+	lines := []string{strings.Join(key, " ")}
 	if h.cpu != nil {
 		lines = append(lines, "cpu = "+strconv.FormatInt(*h.cpu, 10))
 	}

@@ -20,7 +20,7 @@ func TestMoves(t *testing.T) {
 		rate  int
 		hooks []int
 	}{
-		{"all hooks", 10, 2000, allHooks},
+		{"all hooks", 10, 3000, allHooks},
 		{"fast hooks", 10, 50000, fastHooks},
 		{"all hooks, flat out", 5, 0, allHooks},
 		{"fast hooks, flat out", 5, 0, fastHooks},
