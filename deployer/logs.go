@@ -357,7 +357,9 @@ func (b *beginning) status(line []byte) error {
 	if b.over {
 		return nil
 	}
-	if s, ok := manifest.DecodeStatus(line); ok && s.Event != manifest.StatusAttached && s.Event != manifest.StatusMoved {
+	s, ok := manifest.DecodeStatus(line)
+	first := s.Event == manifest.StatusAttached || s.Handover != nil && s.Handover.Role == manifest.RoleStale
+	if ok && !first {
 		return nil
 	}
 	return b.release()

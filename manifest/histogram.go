@@ -49,13 +49,13 @@ func (s *Sample) Histogram() (h Histogram, ok bool) {
 }
 
 // Histogram returns how the histograms of a package are drawn; ok is false where it
-// has none, or maps of which they differ.
+// has none, or sampled maps that differ in that.
 func (m *Meta) Histogram() (h Histogram, ok bool) {
 	for _, mapMeta := range m.Skeleton.Maps {
 		one, drawn := mapMeta.Sample.Histogram()
 		switch {
-		case !drawn:
-		case ok && one != h:
+		case mapMeta.Sample == nil:
+		case !drawn, ok && one != h:
 			return Histogram{}, false
 		default:
 			h, ok = one, true

@@ -34,24 +34,34 @@ func LoadSpec(object []byte) (*ebpf.CollectionSpec, error) {
 // library makes room for them as soon as it reads it.
 const maxInflated = 64 << 20
 
-// checkSections refuses an object that would take much more memory than its file.
-func checkSections(f *elf.File) error {
-	total := uint64(0)
+// checkSizes refuses an object of so many bytes that would take much more memory than
+// its file: by variables without a value, by what is compressed, and where sections or
+// variables lie over each other, since the library copies each.
+func checkSizes(f *elf.File, object uint64) error {
+	const advice = "Put large arrays into a map."
+	room := object + maxInflated
 	for _, s := range f.Sections {
-		if s.Type != elf.SHT_NOBITS && s.Flags&elf.SHF_COMPRESSED == 0 {
-			continue
+		if s.Size > room {
+			return WithKind(KindUnverified, fmt.Errorf("section %s of %d bytes: all together may have %d bytes more than the file", s.Name, s.Size, maxInflated), advice)
 		}
-		if s.Size > maxInflated-total {
-			return WithKind(KindUnverified, fmt.Errorf("section %s has %d bytes: variables without a value, and what is compressed, may have %d together", s.Name, s.Size, maxInflated),
-				"Put large arrays into a map.")
+		room -= s.Size
+	}
+	symbols, err := f.Symbols()
+	if err != nil && !errors.Is(err, elf.ErrNoSymbols) {
+		return err
+	}
+	room = object + maxInflated
+	for _, s := range symbols {
+		if s.Size > room {
+			return WithKind(KindUnverified, fmt.Errorf("symbol %s of %d bytes: all together may have %d bytes more than the file", s.Name, s.Size, maxInflated), advice)
 		}
-		total += s.Size
+		room -= s.Size
 	}
 	return nil
 }
 
 // strengthenMaps returns object with its weak maps made global, and refuses what
-// [checkSections] does. An object is linked already: of several definitions the one
+// [checkSizes] does. An object is linked already: of several definitions the one
 // that counts is left.
 func strengthenMaps(object []byte) (_ []byte, err error) {
 	defer func() {
@@ -64,7 +74,7 @@ func strengthenMaps(object []byte) (_ []byte, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSections(f); err != nil {
+	if err := checkSizes(f, uint64(len(object))); err != nil {
 		return nil, err
 	}
 	table := f.SectionByType(elf.SHT_SYMTAB)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"debug/elf"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,29 +43,52 @@ func TestLoadSpec(t *testing.T) {
 	}
 }
 
-// TestLoadSpecOfLargeSections: variables without a value take no room in the file,
-// and gigabytes of memory.
-func TestLoadSpecOfLargeSections(t *testing.T) {
+// TestLoadSpecOfLargeObjects: what takes no room in the file, or the same room several
+// times, takes gigabytes of memory.
+func TestLoadSpecOfLargeObjects(t *testing.T) {
 	p, _ := inspectPackage(t, "data-bss")
 	f, err := elf.NewFile(bytes.NewReader(p.Object))
 	if err != nil {
 		t.Fatal(err)
 	}
-	header := 0
-	for i, s := range f.Sections {
-		if s.Type == elf.SHT_NOBITS {
-			// Of struct Elf64_Ehdr e_shoff, of struct Elf64_Shdr sh_size.
-			header = int(f.ByteOrder.Uint64(p.Object[40:])) + i*64 + 32
-		}
+	// Of struct Elf64_Ehdr e_shoff, of struct Elf64_Shdr sh_offset and sh_size, of
+	// struct Elf64_Sym st_size.
+	const offset, size = 24, 32
+	header := func(name string) int {
+		i := slices.IndexFunc(f.Sections, func(s *elf.Section) bool { return s.Name == name })
+		return int(f.ByteOrder.Uint64(p.Object[40:])) + i*64
 	}
+	put := func(object []byte, at int, n uint64) { f.ByteOrder.PutUint64(object[at:], n) }
+	symbols := int(f.SectionByType(elf.SHT_SYMTAB).Offset)
+	file := uint64(len(p.Object))
 	for _, tt := range []struct {
-		size    uint64
-		refused bool
-	}{{maxInflated, false}, {maxInflated + 1, true}, {math.MaxUint32, true}, {math.MaxInt64, true}} {
-		f.ByteOrder.PutUint64(p.Object[header:], tt.size)
-		_, err := LoadSpec(p.Object)
-		if refused := KindOf(err) == KindUnverified && strings.Contains(err.Error(), "section .bss"); refused != tt.refused {
-			t.Errorf("%d bytes: %v", tt.size, err)
+		name    string
+		change  func(object []byte)
+		refused string
+	}{
+		{"as it is", func([]byte) {}, ""},
+		{"no value", func(o []byte) { put(o, header(".bss")+size, maxInflated) }, ""},
+		{"no value, too large", func(o []byte) { put(o, header(".bss")+size, maxInflated+file) }, "section "},
+		{"no value, gigabytes", func(o []byte) { put(o, header(".bss")+size, math.MaxUint32) }, "section .bss of 4294967295 bytes"},
+		{"sections over each other", func(o []byte) {
+			for _, name := range []string{".data", ".bss"} {
+				o[header(name)+4] = byte(elf.SHT_PROGBITS)
+				put(o, header(name)+offset, 0)
+				put(o, header(name)+size, maxInflated)
+			}
+		}, "section "},
+		{"variables over each other", func(o []byte) {
+			put(o, header(".bss")+size, maxInflated)
+			for i := 1; i <= 2; i++ {
+				put(o, symbols+i*elf.Sym64Size+16, maxInflated)
+			}
+		}, "symbol "},
+	} {
+		object := bytes.Clone(p.Object)
+		tt.change(object)
+		_, err := LoadSpec(object)
+		if refused := KindOf(err) == KindUnverified; refused != (tt.refused != "") || refused && !strings.Contains(err.Error(), tt.refused) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.refused)
 		}
 	}
 }

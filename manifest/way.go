@@ -89,10 +89,10 @@ func (m Move) On(release string) Way {
 	switch {
 	case err != nil || !v.LessThan(since):
 		return m.Way
-	case m.Before == "" || v.LessThan(semver.MustParse(handoverSince)):
-		return Naive
+	case m.Before == NearExact && !v.LessThan(semver.MustParse(handoverSince)):
+		return NearExact
 	}
-	return m.Before
+	return Naive // also of a way that is not known
 }
 
 // Moves returns how each program of o moves.

@@ -127,6 +127,10 @@ func (g *generation) place(prog *plannedProgram, offered []*part) error {
 	return g.dispatch(prog, program, want)
 }
 
+// maxGated is how many links of programs behind gates are handed over: less than what
+// there is room for in an offer. The others end with their process.
+const maxGated = 256
+
 // gate attaches a program that has its gate in front. Its links are handed over, so
 // that it runs on until the other instance has moved when this one is killed.
 func (g *generation) gate(prog *plannedProgram, program *ebpf.Program) error {
@@ -135,9 +139,10 @@ func (g *generation) gate(prog *plannedProgram, program *ebpf.Program) error {
 	}
 	last := len(g.links) - 1
 	fds, ok := descriptors(g.links[last])
-	if !ok {
-		return nil // nothing that another process could hold
+	if !ok || g.gated+len(fds) > maxGated {
+		return nil // nothing that another process could hold, or too much
 	}
+	g.gated += len(fds)
 	g.parts = append(g.parts, &part{
 		Part: handover.Part{
 			Name: partName(prog), Links: len(fds), Gated: true,

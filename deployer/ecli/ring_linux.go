@@ -271,6 +271,9 @@ func (r *ring) wait() error {
 // batch.
 func (r *ring) rest(ago time.Duration) time.Duration {
 	size, batch := r.mask+1, r.at-r.wokenAt
+	if ago > r.resting {
+		r.resting = 0 // no stream, of which a rest would tell how fast it is
+	}
 	switch {
 	case size < restSize:
 		return 0

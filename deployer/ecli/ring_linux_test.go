@@ -201,6 +201,7 @@ func TestRingRests(t *testing.T) {
 		{"stream", size, []uint64{64, 64, 64, 64}, 0, "[1 2 4 4]"},
 		{"stream, later", size, []uint64{64}, restTime / 4, "[0.75]"},
 		{"event after silence", size, []uint64{64}, time.Second, "[-999]"},
+		{"events after silence", size, []uint64{64, 0, 64}, time.Second, "[-999 -999 -999]"},
 		{"burst", size, []uint64{size/restPart + 1}, 0, "[0]"},
 		{"a stream that grows", size, []uint64{64, 64, 64, size / restPart, size/restPart + 1, size, size, size}, 0, "[1 2 4 4 2 1 0 0]"},
 		{"the least buffer", restSize, []uint64{64, 64}, 0, "[1 1]"},

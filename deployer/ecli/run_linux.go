@@ -358,7 +358,7 @@ func explain(err error) error {
 		return manifest.WithKind(manifest.KindPrecondition, err, perfAdvice)
 	case errors.Is(err, fs.ErrPermission) && hasCapability(unix.CAP_SYS_ADMIN):
 		return manifest.WithKind(manifest.KindPrecondition, err,
-			"This process may do all that root may, and yet the kernel refuses it: look at its lockdown (/sys/kernel/security/lockdown), at security modules and seccomp filters, and, in a virtual machine, at what that lets through.")
+			"The kernel refuses it although this process has CAP_SYS_ADMIN, which counts outside of user namespaces only; tc before Linux 6.6 needs CAP_NET_ADMIN, too. Else look at lockdown (/sys/kernel/security/lockdown), security modules, seccomp filters, and, in a virtual machine, at what that lets through.")
 	case errors.Is(err, fs.ErrPermission):
 		return manifest.WithKind(manifest.KindPrecondition, err,
 			"The kernel does not let this process do that: be root, or have the capabilities that the hook needs (CAP_BPF and CAP_PERFMON for tracing, CAP_BPF and CAP_NET_ADMIN for networking).")

@@ -405,7 +405,7 @@ func TestStatusLine(t *testing.T) {
 // wherever its beginning was cut off.
 func TestStatusAmongEvents(t *testing.T) {
 	var out bytes.Buffer
-	r := newReporter(&Options{Stderr: &out, Now: testClock}, "6.1.0")
+	r := newReporter(&Options{Stderr: &out, Now: testClock, ReadySocket: "ready"}, "6.1.0")
 	s := &sink{out: io.Discard, reporter: r}
 	line := bytes.Repeat([]byte("x"), 1<<10)
 	write := func(bytes int) {
@@ -429,6 +429,18 @@ func TestStatusAmongEvents(t *testing.T) {
 	}
 	if want := "[moved running running running]"; fmt.Sprint(events) != want {
 		t.Errorf("%v, want %s", events, want)
+	}
+	out.Reset()
+	r.programs = make([]manifest.ProgramStatus, 1000)
+	write(999 << 10)
+	if out.Len() != 0 {
+		t.Error("a long record comes as often as a short one")
+	}
+	// Outside of Pods perhaps nobody reads it.
+	r.repeats = false
+	write(4 << 20)
+	if out.Len() != 0 {
+		t.Error("a record where there is no Pod")
 	}
 }
 

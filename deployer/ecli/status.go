@@ -25,6 +25,9 @@ type reporter struct {
 	now      func() time.Time
 	kernel   string
 	programs []manifest.ProgramStatus
+	// repeats is true in a Pod, whose log is rotated. Elsewhere perhaps nobody reads
+	// stderr, whose pipe would fill.
+	repeats bool
 
 	mu              sync.Mutex
 	handover        *manifest.Handover // nil without handovers
@@ -43,7 +46,7 @@ type tally struct {
 
 func newReporter(o *Options, kernel string) *reporter {
 	r := &reporter{
-		stderr: o.Stderr, tell: o.Status, now: o.Now, kernel: kernel,
+		stderr: o.Stderr, tell: o.Status, now: o.Now, kernel: kernel, repeats: o.ReadySocket != "",
 		lost:      tally{event: manifest.StatusLost},
 		malformed: tally{event: manifest.StatusMalformed},
 	}
@@ -85,10 +88,15 @@ func (r *reporter) setHandover(h *manifest.Handover) (first bool) {
 }
 
 // wrote repeats the record when many events have been printed since the last one.
+// Records of many programs are long, and come less often.
 func (r *reporter) wrote(bytes int) {
+	if !r.repeats {
+		return
+	}
+	const perProgram = 1 << 10 // bytes of events
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.printed += bytes; r.printed >= manifest.StatusInterval {
+	if r.printed += bytes; r.printed >= max(manifest.StatusInterval, perProgram*len(r.programs)) {
 		r.recordLocked(manifest.StatusRunning)
 	}
 }

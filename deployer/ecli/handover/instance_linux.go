@@ -429,29 +429,29 @@ func (i *instance) take(ctx context.Context, c conn, offer Offer, files []int, s
 	}
 	i.Became(manifest.RoleCurrent, time.Since(start))
 	if !alive {
-		if err := i.dropPeer(); err != nil {
-			return false, err
-		}
+		return false, i.goOn()
 	}
 	if err := i.host.Resume(); err != nil {
 		return false, err
 	}
-	if alive {
-		switch err := c.send(Done{}, nil); {
-		case errors.Is(err, io.EOF):
-			return false, i.host.DropPeer()
-		case err != nil:
-			return false, err // it lives, and goes on when this one has ended
-		}
+	switch err := c.send(Done{}, nil); {
+	case errors.Is(err, io.EOF):
+		return false, i.host.DropPeer()
+	case err != nil:
+		return false, err // it lives, and goes on when this one has ended
 	}
-	return alive, nil
+	return true, nil
 }
 
-// dropPeer prints what a dead peer left, and lets go of what only it had. What
-// cannot be read is lost, and no reason to end.
-func (i *instance) dropPeer() error {
+// goOn prints what a dead peer left, then what comes, and lets go of what only the
+// peer had, which takes long where that is much. What cannot be read is lost, and no
+// reason to end.
+func (i *instance) goOn() error {
 	if err := i.host.DrainPeer(); err != nil {
 		i.Log(fmt.Sprintf("events of the other instance are lost: %v", err))
+	}
+	if err := i.host.Resume(); err != nil {
+		return err
 	}
 	return i.host.DropPeer()
 }
@@ -548,7 +548,10 @@ func (i *instance) serve(c conn) (moved bool, err error) {
 		i.refuse(c, err)
 		return false, nil
 	}
-	if c.send(offer, files) != nil {
+	if err := c.send(offer, files); err != nil {
+		if !errors.Is(err, io.EOF) {
+			i.refuse(c, err)
+		}
 		return false, nil
 	}
 	// The peer ends itself when it takes too long. Until it has the word to go, so
@@ -569,16 +572,16 @@ func (i *instance) serve(c conn) (moved bool, err error) {
 		return false, i.host.DropPeer()
 	}
 	if c.send(Go{}, nil) != nil {
-		return false, i.takeBack()
+		return false, i.takeBack(false)
 	}
 	if !await[Flipped](c) {
-		return false, i.takeBack()
+		return false, i.takeBack(false)
 	}
 	if err := i.host.Drain(); err != nil {
 		return false, err
 	}
 	if c.send(Drained{}, nil) != nil || !await[Done](c) {
-		return false, i.takeBack()
+		return false, i.takeBack(false)
 	}
 	i.place.hide()
 	return true, nil
@@ -641,8 +644,9 @@ func (i *instance) retireStandby(ctx context.Context) error {
 	}
 }
 
-// takeBack goes on after the death of a successor.
-func (i *instance) takeBack() error {
+// takeBack goes on after the death of a successor. became is true of one that has
+// handed over, and is the current one again.
+func (i *instance) takeBack(became bool) error {
 	current, err := i.host.Current()
 	if err != nil {
 		return err
@@ -660,10 +664,10 @@ func (i *instance) takeBack() error {
 			return err
 		}
 	}
-	if err := i.dropPeer(); err != nil {
-		return err
+	if became {
+		i.Became(manifest.RoleCurrent, 0)
 	}
-	if err := i.host.Resume(); err != nil {
+	if err := i.goOn(); err != nil {
 		return err
 	}
 	i.Log("the new instance has ended: this one goes on")
@@ -681,10 +685,9 @@ func (i *instance) stand(ctx context.Context, c conn) (again bool, err error) {
 		closeFiles(files)
 		switch {
 		case errors.Is(err, io.EOF), ctx.Err() != nil && c.hungUp(): // where both were asked to end, too
-			if err := i.takeBack(); err != nil {
+			if err := i.takeBack(true); err != nil {
 				return false, errors.Join(err, i.host.Release())
 			}
-			i.Became(manifest.RoleCurrent, 0)
 			return true, nil
 		case ctx.Err() != nil:
 			return false, i.host.Release()

@@ -227,6 +227,9 @@ func (f *fake) Drain() error {
 
 func (f *fake) Resume() error {
 	return f.step("resume", func() error {
+		if n := len(f.roles); n == 0 || f.roles[n-1] != manifest.RoleCurrent {
+			f.w.fault = fmt.Sprintf("%s prints with the roles %q", f.name, f.roles)
+		}
 		f.show()
 		f.printing = true
 		return nil
@@ -235,6 +238,9 @@ func (f *fake) Resume() error {
 
 func (f *fake) DrainPeer() error {
 	return f.step("drainPeer", func() error {
+		if n := len(f.roles); n == 0 || f.roles[n-1] != manifest.RoleCurrent {
+			f.w.fault = fmt.Sprintf("%s prints what %s left with the roles %q", f.name, f.peer.name, f.roles)
+		}
 		if f.unreadable {
 			return errFake
 		}
