@@ -126,7 +126,9 @@ func TestKillAtEachStep(t *testing.T) {
 	two.waitRole(manifest.RoleCurrent)
 	one.waitRole(manifest.RoleStandby)
 	two.kill()
-	one.waitRole(manifest.RoleCurrent)
+	if !within(30*time.Second, one.goesOn) {
+		t.Fatalf("it does not go on\n%s", one.text())
+	}
 	c.settle(c.current, one)
 	steps := stepLine.FindAllStringSubmatch(one.text(), -1)
 	if len(steps) < 20 {
@@ -149,7 +151,7 @@ func TestKillAtEachStep(t *testing.T) {
 			})
 			if !victim.ended() {
 				next.kill()
-				within(30*time.Second, func() bool { return victim.ended() || victim.role() == manifest.RoleCurrent })
+				within(30*time.Second, func() bool { return victim.ended() || victim.goesOn() })
 			}
 			all = append(all, next)
 		}

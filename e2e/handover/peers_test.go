@@ -548,7 +548,7 @@ func TestFolder(t *testing.T) {
 		c.kill()
 		next.kill()
 		old.waitRole(manifest.RoleCurrent)
-		if !strings.Contains(old.text(), "no other instance can take over") {
+		if !within(30*time.Second, func() bool { return strings.Contains(old.text(), "no other instance can take over") }) {
 			t.Errorf("it says\n%s", old.text())
 		}
 		if err := os.Remove(filepath.Join(r.dir, "1")); err != nil {

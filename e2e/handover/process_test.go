@@ -177,6 +177,12 @@ func (p *process) last() manifest.Status {
 
 func (p *process) role() string { return p.handover().Role }
 
+// goesOn reports whether the process has done all that it does after the end of its
+// successor.
+func (p *process) goesOn() bool {
+	return p.role() == manifest.RoleCurrent && strings.Contains(p.text(), "this one goes on")
+}
+
 // text is what the process has said.
 func (p *process) text() string {
 	p.mu.Lock()
