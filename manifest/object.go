@@ -95,7 +95,7 @@ func roleOf(name string, t ebpf.MapType) Role {
 	switch {
 	case strings.HasPrefix(name, "."):
 		return RoleData
-	case t == ebpf.RingBuf || t == ebpf.PerfEventArray:
+	case IsEventMap(t):
 		return RoleExport
 	default:
 		return RoleState
@@ -192,10 +192,14 @@ func (o *Object) Columns(m *Meta) []string {
 	return names
 }
 
+// IsEventMap reports whether programs send events through a map of this type; the
+// others hold values, which are sampled.
+func IsEventMap(t ebpf.MapType) bool { return t == ebpf.RingBuf || t == ebpf.PerfEventArray }
+
 // onlySampled reports whether what is printed is the content of maps.
 func (o *Object) onlySampled(m *Meta) bool {
 	for _, spec := range o.Spec.Maps {
-		if spec.Type == ebpf.RingBuf || spec.Type == ebpf.PerfEventArray {
+		if IsEventMap(spec.Type) {
 			return false
 		}
 	}

@@ -60,7 +60,7 @@ func (p *plan) planExports(meta *manifest.Meta, spec *ebpf.CollectionSpec) error
 func (p *plan) planOneExport(maps []*manifest.MapMeta, types []manifest.ExportType, spec *ebpf.CollectionSpec) error {
 	var chosen *manifest.MapMeta
 	for _, m := range maps {
-		if m.Sample == nil && !isEventMap(spec.Maps[m.Name].Type) {
+		if m.Sample == nil && !manifest.IsEventMap(spec.Maps[m.Name].Type) {
 			continue
 		}
 		if chosen != nil {
@@ -72,7 +72,7 @@ func (p *plan) planOneExport(maps []*manifest.MapMeta, types []manifest.ExportTy
 		return nil
 	}
 	ms := spec.Maps[chosen.Name]
-	if !isEventMap(ms.Type) {
+	if !manifest.IsEventMap(ms.Type) {
 		return p.addExport(chosen, ms, nil, btf.Type.TypeName)
 	}
 	if len(types) == 0 {
@@ -99,12 +99,12 @@ func (p *plan) planConfiguredExports(maps []*manifest.MapMeta, _ []manifest.Expo
 			return fmt.Errorf("map %s: %w", m.Name, err)
 		case config.none:
 			continue
-		case m.Sample == nil && !isEventMap(ms.Type):
+		case m.Sample == nil && !manifest.IsEventMap(ms.Type):
 			p.warnings = append(p.warnings, fmt.Sprintf("map %s is not read: a map of type %s needs a sample", m.Name, ms.Type))
 			continue
 		}
 		var l *layout
-		if isEventMap(ms.Type) || !config.ofMap {
+		if manifest.IsEventMap(ms.Type) || !config.ofMap {
 			if l, err = config.layout(spec.Types); err != nil {
 				return fmt.Errorf("map %s: %w", m.Name, err)
 			}
@@ -121,7 +121,7 @@ func (p *plan) planConfiguredExports(maps []*manifest.MapMeta, _ []manifest.Expo
 func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, l *layout, label func(btf.Type) string) error {
 	e := export{mapName: m.Name, typ: ms.Type, layout: l}
 	var err error
-	if isEventMap(ms.Type) {
+	if manifest.IsEventMap(ms.Type) {
 		e.stacks, err = planStacks(m, l)
 	} else {
 		err = e.planSample(m.Sample, ms, label)
@@ -132,10 +132,6 @@ func (p *plan) addExport(m *manifest.MapMeta, ms *ebpf.MapSpec, l *layout, label
 	p.exports = append(p.exports, e)
 	return nil
 }
-
-// isEventMap reports whether programs send events through a map of this type;
-// the others hold values, which are sampled.
-func isEventMap(t ebpf.MapType) bool { return t == ebpf.RingBuf || t == ebpf.PerfEventArray }
 
 var sampledMaps = []ebpf.MapType{
 	ebpf.Hash, ebpf.Array, ebpf.LRUHash, ebpf.LPMTrie, ebpf.PerCPUHash, ebpf.PerCPUArray, ebpf.LRUCPUHash,

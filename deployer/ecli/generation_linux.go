@@ -117,7 +117,6 @@ type generation struct {
 	cell  *handover.Cell
 	slot  handover.Slot
 	parts []*part
-	gated int // links of parts behind gates
 	// states are the maps that a successor gets.
 	states []manifest.State
 	way    manifest.Way // of the last move
@@ -530,7 +529,7 @@ func (g *generation) letGo() error {
 	for _, p := range g.parts {
 		errs = append(errs, p.close())
 	}
-	g.parts, g.gated = nil, 0
+	g.parts = nil
 	if g.printing != nil && g.cell != nil {
 		// Programs that still run send to buffers that are about to be read.
 		errs = append(errs, g.cell.Grace())

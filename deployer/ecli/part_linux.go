@@ -134,24 +134,38 @@ const maxGated = 256
 // gate attaches a program that has its gate in front. Its links are handed over, so
 // that it runs on until the other instance has moved when this one is killed.
 func (g *generation) gate(prog *plannedProgram, program *ebpf.Program) error {
-	if err := g.attach(prog, program, g.o); err != nil {
+	own := &part{Part: handover.Part{Name: partName(prog), Gated: true}}
+	ok, err := g.attachPart(own, prog, program)
+	if err != nil {
 		return err
 	}
-	last := len(g.links) - 1
-	fds, ok := descriptors(g.links[last])
-	if !ok || g.gated+len(fds) > maxGated {
-		return nil // nothing that another process could hold, or too much
+	gated := own.Links
+	for _, p := range g.parts {
+		if p.Gated {
+			gated += p.Links
+		}
 	}
-	g.gated += len(fds)
-	g.parts = append(g.parts, &part{
-		Part: handover.Part{
-			Name: partName(prog), Links: len(fds), Gated: true,
-			Target: g.reporter.programs[len(g.reporter.programs)-1].Target,
-		},
-		closer: g.links[last], links: fds,
-	})
-	g.links = g.links[:last]
+	if !ok || gated > maxGated {
+		// Nothing that another process could hold, or too much.
+		g.links = append(g.links, own.closer)
+		return nil
+	}
+	g.parts = append(g.parts, own)
 	return nil
+}
+
+// attachPart attaches what stands at the hook of a part; ok is false where it is held
+// there by more than descriptors.
+func (g *generation) attachPart(own *part, prog *plannedProgram, program *ebpf.Program) (ok bool, err error) {
+	if err := g.attach(prog, program, g.o); err != nil {
+		return false, err
+	}
+	last := len(g.links) - 1
+	own.closer, g.links = g.links[last], g.links[:last]
+	own.links, ok = descriptors(own.closer)
+	own.Links = len(own.links)
+	own.Target = g.reporter.programs[len(g.reporter.programs)-1].Target
+	return ok, nil
 }
 
 // dispatch attaches a new dispatcher.
@@ -173,20 +187,16 @@ func (g *generation) dispatch(prog *plannedProgram, program *ebpf.Program, what 
 	if err := own.slots.Put(g.slot, program); err != nil {
 		return explain(fmt.Errorf("program %s: %w", prog.name, err))
 	}
-	if err := g.attach(prog, d, g.o); err != nil {
+	ok, err := g.attachPart(own, prog, d)
+	if err != nil {
 		return err
 	}
-	last := len(g.links) - 1
-	own.closer, g.links = g.links[last], g.links[:last]
-	own.Target = g.reporter.programs[len(g.reporter.programs)-1].Target
-	fds, ok := descriptors(own.closer)
 	if !ok {
 		return fmt.Errorf("program %s (%s): it is not attached by a descriptor that could be handed over", prog.name, prog.spec.SectionName)
 	}
-	if len(fds) == 0 {
+	if own.Links == 0 {
 		own.closer = partOf{} // a map holds it, which others may go on with
 	}
-	own.links, own.Links = fds, len(fds)
 	g.parts = append(g.parts, own)
 	return nil
 }
@@ -220,16 +230,13 @@ func (g *generation) placeStruct(prog *plannedProgram, program *ebpf.Program, of
 		structs: &handover.Structs{Own: g.coll.Maps[name]},
 	}
 	g.parts = append(g.parts, own)
-	if err := g.attach(prog, program, g.o); err != nil {
+	ok, err := g.attachPart(own, prog, program)
+	if err != nil {
 		return err
 	}
-	last := len(g.links) - 1
-	own.closer, g.links = g.links[last], g.links[:last]
-	fds, ok := descriptors(own.closer)
 	if !ok {
 		return fmt.Errorf("struct %s: it is not registered by a descriptor that could be handed over", name)
 	}
-	own.links, own.Links = fds, len(fds)
 	return nil
 }
 

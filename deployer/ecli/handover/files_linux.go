@@ -18,9 +18,7 @@ var linkKinds = []string{"anon_inode:bpf_link", "anon_inode:bpf-link", "anon_ino
 func CheckLinks(parts []Part, files []int, first int) error {
 	at := first
 	for _, p := range parts {
-		if !p.Gated {
-			at++ // the slots
-		}
+		at += p.head()
 		for range p.Links {
 			name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", files[at]))
 			if err != nil {

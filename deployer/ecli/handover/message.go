@@ -119,6 +119,14 @@ type Part struct {
 	Target string `json:"target,omitempty"`
 }
 
+// head is how many files stand before the links.
+func (p Part) head() int {
+	if p.Gated {
+		return 0
+	}
+	return 1
+}
+
 func (Hello) kind() string   { return "hello" }
 func (Refuse) kind() string  { return "refuse" }
 func (Stale) kind() string   { return "stale" }
@@ -266,10 +274,7 @@ func partFiles(parts []Part) (int, error) {
 		case p.Swapped && p.Links != 1:
 			return 0, fmt.Errorf("struct %.40q: %d links where it has one", p.Name, p.Links)
 		}
-		if !p.Gated {
-			n++
-		}
-		n += p.Links
+		n += p.head() + p.Links
 		names = append(names, p.Name)
 	}
 	return n, checkNames("program", names)
